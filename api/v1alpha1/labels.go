@@ -1,0 +1,28 @@
+package v1alpha1
+
+// Labels and annotations that people write.
+const (
+	// LabelInject on a namespace ("enabled") or a pod ("true") asks for the
+	// sidecar; "false" on a pod opts out.
+	LabelInject = "weir.dev/inject"
+	// AnnotationOutboundPorts adds to the captured outbound ports 80 and 443,
+	// for example "8080,9000".
+	AnnotationOutboundPorts = "weir.dev/outbound-ports"
+	// AnnotationInboundPorts adds to the captured inbound ports, which are the
+	// TCP ports that the pod's containers declare.
+	AnnotationInboundPorts = "weir.dev/inbound-ports"
+)
+
+// Values of LabelInject.
+const (
+	InjectNamespace = "enabled"
+	InjectPod       = "true"
+	InjectOptOut    = "false"
+)
+
+// Names of the containers that injection adds. A pod that has an init
+// container named SidecarContainer has a sidecar.
+const (
+	SidecarContainer = "weir-sidecar"
+	CaptureContainer = "weir-capture"
+)

@@ -1,0 +1,163 @@
+// Package ruleset is the contract between the operator and a sidecar: what one
+// sidecar enforces, and what the two say to each other about it. Both sides
+// import it, so it imports no Kubernetes library.
+package ruleset
+
+import "time"
+
+// Ruleset is everything that one sidecar enforces. It is a value: two equal
+// Rulesets have equal versions, whichever operator replica computed them.
+type Ruleset struct {
+	// Version names the content: see (*Ruleset).Seal.
+	Version string `json:"version"`
+	// Namespace of the pod, the first part of every Redis key.
+	Namespace string `json:"namespace"`
+	// Store is absent in what is stamped into a pod: credentials travel only
+	// over the link.
+	Store *Store `json:"store,omitempty"`
+	// Link is where and with which authorities the next Ruleset is asked for.
+	Link Link `json:"link"`
+	// Policies that select the pod, ordered by name.
+	Policies []Policy `json:"policies,omitempty"`
+}
+
+// Store is the Redis that holds the windows.
+type Store struct {
+	// URL is redis://[user:password@]host:port[/db], rediss:// for TLS, or
+	// with ?cluster=true for Redis Cluster (addr=host:port repeats for more nodes).
+	// Secret: never logged.
+	URL string `json:"url"`
+	// CABundle is PEM to verify a rediss:// server with, beside the system's roots.
+	CABundle string `json:"caBundle,omitempty"`
+	// InsecureSkipVerify turns verification of a rediss:// server off.
+	InsecureSkipVerify bool `json:"insecureSkipVerify,omitempty"`
+	// Timeout bounds one decision, in milliseconds; retries included.
+	TimeoutMillis int64 `json:"timeoutMillis"`
+}
+
+// Timeout bounds one decision, retries included.
+func (s *Store) Timeout() time.Duration { return time.Duration(s.TimeoutMillis) * time.Millisecond }
+
+// Link is how a sidecar reaches the operator.
+type Link struct {
+	// Address is host:port.
+	Address string `json:"address"`
+	// CABundle is PEM; the operator's certificate must verify against it for
+	// the host of Address. It may hold several authorities during a rotation.
+	CABundle string `json:"caBundle"`
+}
+
+// Direction of the requests that a policy holds.
+type Direction string
+
+// The directions.
+const (
+	Inbound  Direction = "Inbound"
+	Outbound Direction = "Outbound"
+)
+
+// Policy is one RateLimitPolicy, as the sidecar needs it. Its enumerations have
+// the words of the API.
+type Policy struct {
+	PolicyRef
+	Service   string    `json:"service"`
+	Direction Direction `json:"direction"`
+	// Hosts are lower case, "*.example.com" for any subdomain; empty: any.
+	Hosts          []string       `json:"hosts,omitempty"`
+	Match          []Match        `json:"match,omitempty"`
+	Sources        []Source       `json:"sources"`
+	IfMissing      IfMissing      `json:"ifMissing"`
+	Limits         []Limit        `json:"limits"`
+	Overrides      []Override     `json:"overrides,omitempty"`
+	Observe        bool           `json:"observe,omitempty"`
+	OnStoreFailure OnStoreFailure `json:"onStoreFailure"`
+}
+
+// PolicyRef says which policy, and which edit of it.
+type PolicyRef struct {
+	Name       string `json:"name"`
+	UID        string `json:"uid"`
+	Generation int64  `json:"generation"`
+}
+
+// Match holds for a request when all that it states does.
+type Match struct {
+	Methods []string `json:"methods,omitempty"`
+	Path    *Path    `json:"path,omitempty"`
+}
+
+// PathType says how a path is compared.
+type PathType string
+
+// The path types.
+const (
+	PathPrefix            PathType = "Prefix"
+	PathExact             PathType = "Exact"
+	PathRegularExpression PathType = "RegularExpression"
+)
+
+// Path compares a request's path.
+type Path struct {
+	Type  PathType `json:"type"`
+	Value string   `json:"value"`
+}
+
+// Source is one place where a caller's name may be; exactly one field is set.
+type Source struct {
+	Header      *HeaderSource `json:"header,omitempty"`
+	BearerToken bool          `json:"bearerToken,omitempty"`
+	ClientIP    bool          `json:"clientIP,omitempty"`
+}
+
+// HeaderSource is a request header, removed before forwarding when Strip.
+type HeaderSource struct {
+	Name  string `json:"name"`
+	Strip bool   `json:"strip,omitempty"`
+}
+
+// IfMissing says what becomes of a request that names no caller.
+type IfMissing string
+
+// What becomes of unnamed callers.
+const (
+	IfMissingShared IfMissing = "Shared"
+	IfMissingBypass IfMissing = "Bypass"
+	IfMissingReject IfMissing = "Reject"
+)
+
+// OnStoreFailure says what becomes of a request when Redis does not answer.
+type OnStoreFailure string
+
+// What becomes of requests without Redis.
+const (
+	OnStoreFailureAllow OnStoreFailure = "Allow"
+	OnStoreFailureDeny  OnStoreFailure = "Deny"
+)
+
+// Limit admits Requests in any window of WindowMillis milliseconds.
+type Limit struct {
+	Requests     int64 `json:"requests"`
+	WindowMillis int64 `json:"windowMillis"`
+}
+
+// Window is the sliding window's length.
+func (l Limit) Window() time.Duration { return time.Duration(l.WindowMillis) * time.Millisecond }
+
+// Override replaces a policy's limits for some identities; no Limits: unlimited.
+type Override struct {
+	Identities []string `json:"identities"`
+	Limits     []Limit  `json:"limits,omitempty"`
+}
+
+// LimitsFor returns the limits that hold for an identity: the first override
+// that names it, or the policy's own. An empty result means unlimited.
+func (p *Policy) LimitsFor(identity string) []Limit {
+	for _, o := range p.Overrides {
+		for _, i := range o.Identities {
+			if i == identity {
+				return o.Limits
+			}
+		}
+	}
+	return p.Limits
+}
