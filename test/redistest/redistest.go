@@ -1,0 +1,220 @@
+// Package redistest starts real Redis servers for tests: alone, with TLS, and
+// as a cluster of three. They listen on 127.0.0.1 only, keep nothing on disk,
+// and do not outlive the test: each is stopped by the test's cleanup, and on
+// Linux the kernel kills it when the test's process dies.
+package redistest
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/maintnotifications"
+)
+
+// startTimeout bounds a server's start, until it answers PING.
+const startTimeout = 20 * time.Second
+
+// Server is a running redis-server.
+type Server struct {
+	// Addr is host:port.
+	Addr string
+
+	t         testing.TB
+	dir       string
+	args      []string
+	password  string
+	tlsConfig *tls.Config // nil: plain TCP
+
+	mu      sync.Mutex
+	process *process // nil: killed
+}
+
+// Start runs redis-server with the arguments added to the package's own, as
+// "--requirepass", "secret", and returns when it answers PING. The test fails
+// when it does not.
+func Start(t testing.TB, args ...string) *Server {
+	t.Helper()
+	return start(t, func(port string) []string { return append([]string{"--port", port}, args...) }, nil, t.TempDir())
+}
+
+// start runs a server on a free port: portArgs makes the arguments that depend
+// on it. A port that somebody else took meanwhile is given up for another.
+func start(t testing.TB, portArgs func(port string) []string, tlsConfig *tls.Config, dir string) *Server {
+	t.Helper()
+	if _, err := exec.LookPath("redis-server"); err != nil {
+		t.Fatalf("redis-server is not installed and this test needs a real one: install redis-server, e.g. `make tools`")
+	}
+	var err error
+	for range 5 {
+		port := freePort(t)
+		s := &Server{
+			Addr: net.JoinHostPort("127.0.0.1", port), t: t, dir: dir, tlsConfig: tlsConfig,
+			args: append([]string{
+				"--bind", "127.0.0.1", "--daemonize", "no", "--save", "", "--appendonly", "no",
+				"--dir", dir, "--logfile", filepath.Join(dir, "redis.log"),
+			}, portArgs(port)...),
+		}
+		if i := slices.Index(s.args, "--requirepass"); i >= 0 && i+1 < len(s.args) {
+			s.password = s.args[i+1]
+		}
+		if err = s.run(); err == nil {
+			t.Cleanup(s.Kill)
+			return s
+		}
+	}
+	t.Fatalf("starting redis-server: %v", err)
+	return nil
+}
+
+// URL is redis://[:password@]host:port, or rediss:// with TLS.
+func (s *Server) URL() string {
+	u := url.URL{Scheme: "redis", Host: s.Addr}
+	if s.tlsConfig != nil {
+		u.Scheme = "rediss"
+	}
+	if s.password != "" {
+		u.User = url.UserPassword("", s.password)
+	}
+	return u.String()
+}
+
+// Client returns a client of the server, closed at the test's end.
+func (s *Server) Client() *redis.Client {
+	client := redis.NewClient(&redis.Options{
+		Addr: s.Addr, Password: s.password, TLSConfig: s.tlsConfig, ContextTimeoutEnabled: true,
+		DisableIdentity:          true,
+		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
+	})
+	s.t.Cleanup(func() { _ = client.Close() })
+	return client
+}
+
+// Kill ends the server at once, as a crash does; what it held is lost.
+func (s *Server) Kill() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.process != nil {
+		s.process.kill()
+		s.process = nil
+	}
+}
+
+// Restart kills the server when it runs and starts it again on the same port,
+// empty.
+func (s *Server) Restart() {
+	s.t.Helper()
+	s.Kill()
+	var err error
+	for deadline := time.Now().Add(startTimeout); time.Now().Before(deadline); {
+		if err = s.run(); err == nil {
+			return
+		}
+	}
+	s.t.Fatalf("restarting redis-server on %s: %v", s.Addr, err)
+}
+
+// Pause stops the server's process (SIGSTOP): it keeps its connections and
+// accepts new ones in the kernel, but answers nothing.
+func (s *Server) Pause() { s.signal(syscall.SIGSTOP) }
+
+// Resume lets a paused server go on.
+func (s *Server) Resume() { s.signal(syscall.SIGCONT) }
+
+func (s *Server) signal(signal os.Signal) {
+	s.t.Helper()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.process == nil {
+		s.t.Fatalf("sending %v to redis-server on %s: it is not running", signal, s.Addr)
+	}
+	if err := s.process.cmd.Process.Signal(signal); err != nil {
+		s.t.Fatalf("sending %v to redis-server on %s: %v", signal, s.Addr, err)
+	}
+}
+
+// run starts the process and waits until it answers.
+func (s *Server) run() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p, err := startProcess(s.args)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
+	defer cancel()
+	if err := s.await(ctx, p); err != nil {
+		p.kill()
+		log, _ := os.ReadFile(filepath.Join(s.dir, "redis.log"))
+		return fmt.Errorf("%w; its log: %s", err, log[max(0, len(log)-2000):])
+	}
+	s.process = p
+	return nil
+}
+
+func (s *Server) await(ctx context.Context, p *process) error {
+	var last error
+	for {
+		select {
+		case <-p.done:
+			return fmt.Errorf("redis-server exited: %w", p.err)
+		case <-ctx.Done():
+			return fmt.Errorf("redis-server on %s did not answer in %v: %w", s.Addr, startTimeout, last)
+		case <-time.After(2 * time.Millisecond):
+		}
+		if last = s.ping(ctx); last == nil {
+			return nil
+		}
+	}
+}
+
+// ping asks once; any reply is an answer, since -NOAUTH is one too.
+func (s *Server) ping(ctx context.Context) error {
+	dialer := net.Dialer{Timeout: time.Second}
+	conn, err := dialer.DialContext(ctx, "tcp", s.Addr)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.Close() }()
+	if err := conn.SetDeadline(time.Now().Add(time.Second)); err != nil {
+		return err
+	}
+	if s.tlsConfig != nil {
+		conn = tls.Client(conn, s.tlsConfig)
+	}
+	if _, err := conn.Write([]byte("PING\r\n")); err != nil {
+		return err
+	}
+	line, err := bufio.NewReader(conn).ReadString('\n')
+	if err != nil {
+		return err
+	}
+	if line[0] != '+' && line[0] != '-' {
+		return errors.New("not a Redis server")
+	}
+	return nil
+}
+
+func freePort(t testing.TB) string {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatalf("looking for a free port: %v", err)
+	}
+	defer func() { _ = listener.Close() }()
+	return strconv.Itoa(listener.Addr().(*net.TCPAddr).Port)
+}
