@@ -1,0 +1,221 @@
+package link
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/weir-dev/weir/sidecar/ruleset"
+)
+
+// Bounds in bytes on what comes from outside.
+const (
+	maxRuleset = 8 << 20
+	maxToken   = 64 << 10
+	maxVersion = 128
+	maxReason  = 1 << 10
+)
+
+// ask sends one Report and returns the Ruleset that answers it, or nil when
+// the operator has nothing newer.
+func (c *Client) ask(ctx context.Context) (*ruleset.Ruleset, error) {
+	if err := c.dialFor(c.current.Link); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, c.limits.request)
+	defer cancel()
+	ctx, done := c.whenHeld(ctx)
+	defer done()
+	request, err := c.request(ctx)
+	if err != nil {
+		return nil, err
+	}
+	response, err := c.http.Do(request)
+	if err != nil {
+		return nil, fmt.Errorf("asking the operator: %w", err)
+	}
+	defer func() { _ = response.Body.Close() }()
+	switch response.StatusCode {
+	case http.StatusNoContent:
+		return nil, nil
+	case http.StatusOK:
+		return decode(response.Body)
+	default:
+		// The next request may reach another replica of the operator.
+		c.http.CloseIdleConnections()
+		return nil, statusError(response.StatusCode)
+	}
+}
+
+// request is the Report in force, proved by the token.
+func (c *Client) request(ctx context.Context) (*http.Request, error) {
+	token, err := readToken(c.tokenFile)
+	if err != nil {
+		return nil, err
+	}
+	body, err := json.Marshal(report(c.current, c.rejected))
+	if err != nil {
+		return nil, fmt.Errorf("encoding the report: %w", err)
+	}
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost,
+		"https://"+c.link.Address+ruleset.LinkPath, bytes.NewReader(body))
+	if err != nil {
+		return nil, fmt.Errorf("asking the operator at %q: %w", c.link.Address, err)
+	}
+	request.Header.Set("Authorization", "Bearer "+token)
+	request.Header.Set("Content-Type", "application/json")
+	return request, nil
+}
+
+// report says what is in force. Without a Store no limit is held over all pods
+// together, so then no policy is reported as enforced.
+func report(current *ruleset.Ruleset, rejected *ruleset.Rejection) ruleset.Report {
+	r := ruleset.Report{Version: current.Version, Rejected: rejected}
+	if current.Store != nil {
+		r.Enforcing = current.Refs()
+	}
+	return r
+}
+
+// whenHeld enters connected when the request, once written, stays open: the
+// operator refuses at once, so one that it holds was accepted. Otherwise a link
+// that works would show only when the first answer comes, up to 30 s later.
+func (c *Client) whenHeld(ctx context.Context) (_ context.Context, done func()) {
+	var mu sync.Mutex
+	var timer *time.Timer
+	ended := false
+	trace := &httptrace.ClientTrace{WroteRequest: func(info httptrace.WroteRequestInfo) {
+		mu.Lock()
+		defer mu.Unlock()
+		if info.Err != nil || ended || timer != nil {
+			return
+		}
+		timer = time.AfterFunc(c.limits.held, func() {
+			mu.Lock()
+			defer mu.Unlock()
+			if !ended {
+				c.enter(connected, nil)
+			}
+		})
+	}}
+	return httptrace.WithClientTrace(ctx, trace), func() {
+		mu.Lock()
+		defer mu.Unlock()
+		ended = true
+		if timer != nil {
+			timer.Stop()
+		}
+	}
+}
+
+// dialFor makes the HTTP client anew when the operator's address or
+// authorities are others than before.
+func (c *Client) dialFor(link ruleset.Link) error {
+	if c.http != nil && c.link == link {
+		return nil
+	}
+	roots, err := verify(link)
+	if err != nil {
+		return err
+	}
+	if c.http != nil {
+		c.http.CloseIdleConnections()
+	}
+	// A dead operator's node sends no FIN: probes notice it within 20 s, where
+	// the request's own limit would take a minute.
+	dialer := net.Dialer{
+		Timeout:         5 * time.Second,
+		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 5 * time.Second, Interval: 5 * time.Second, Count: 3},
+	}
+	c.link = link
+	c.http = &http.Client{
+		Transport: &http.Transport{
+			Proxy:               nil, // the environment's proxy is the application's business
+			DialContext:         dialer.DialContext,
+			TLSClientConfig:     &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS13},
+			TLSHandshakeTimeout: 5 * time.Second,
+			DisableCompression:  true,
+			MaxIdleConns:        1,
+			MaxConnsPerHost:     1,
+		},
+		// The token is for the operator alone.
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	return nil
+}
+
+// verify checks that a Link can be used, and returns its authorities.
+func verify(link ruleset.Link) (*x509.CertPool, error) {
+	host, port, err := net.SplitHostPort(link.Address)
+	if err != nil || host == "" || port == "" {
+		return nil, failure{nonsense, fmt.Errorf("the operator's address %q is not host:port", clip(link.Address, maxVersion))}
+	}
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM([]byte(link.CABundle)) {
+		return nil, failure{nonsense, errors.New("the link's caBundle holds no PEM certificate")}
+	}
+	return roots, nil
+}
+
+// acceptable says whether a received Ruleset may replace the one in force. Its
+// Version is not compared with its content: fields that a newer operator knows
+// and this sidecar does not are part of the former and lost from the latter.
+func acceptable(r *ruleset.Ruleset, namespace string) error {
+	if r.Version == "" || len(r.Version) > maxVersion {
+		return fmt.Errorf("its version has %d bytes; 1 to %d are expected", len(r.Version), maxVersion)
+	}
+	if r.Namespace != namespace {
+		return fmt.Errorf("it is for namespace %q, and this pod is in %q", clip(r.Namespace, maxVersion), namespace)
+	}
+	if _, err := verify(r.Link); err != nil {
+		return err
+	}
+	return nil
+}
+
+// decode reads a Ruleset of bounded size; unknown fields are a newer operator's.
+func decode(from io.Reader) (*ruleset.Ruleset, error) {
+	encoded, err := io.ReadAll(io.LimitReader(from, maxRuleset+1))
+	if err != nil {
+		return nil, fmt.Errorf("reading a Ruleset: %w", err)
+	}
+	if len(encoded) > maxRuleset {
+		return nil, failure{nonsense, fmt.Errorf("a Ruleset of more than %d bytes: select fewer policies for this pod", maxRuleset)}
+	}
+	r := new(ruleset.Ruleset)
+	if err := json.Unmarshal(encoded, r); err != nil {
+		// Without the decoder's text, which may quote a value.
+		return nil, failure{nonsense, errors.New("a Ruleset that is not valid JSON")}
+	}
+	return r, nil
+}
+
+// readToken returns the projected service-account token.
+func readToken(file string) (string, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return "", failure{refused, fmt.Errorf("reading this pod's token: %w", err)}
+	}
+	defer func() { _ = f.Close() }()
+	content, err := io.ReadAll(io.LimitReader(f, maxToken+1))
+	if err != nil {
+		return "", failure{refused, fmt.Errorf("reading this pod's token: %w", err)}
+	}
+	token := strings.TrimSpace(string(content))
+	if token == "" || len(content) > maxToken || strings.ContainsAny(token, "\r\n") {
+		return "", failure{refused, fmt.Errorf("this pod's token in %s is empty, too long or of several lines", file)}
+	}
+	return token, nil
+}
