@@ -1,0 +1,236 @@
+package certs
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/go-logr/logr"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+)
+
+// The names that the manifests and the RBAC rules below know.
+const (
+	DefaultSecretName  = "weir-certificates"
+	DefaultWebhookName = "weir"
+)
+
+// Create cannot be restricted to a name: the object has none yet when it is asked for.
+// +kubebuilder:rbac:groups="",resources=secrets,verbs=create,namespace=weir-system
+// +kubebuilder:rbac:groups="",resources=secrets,resourceNames=weir-certificates,verbs=get;update,namespace=weir-system
+// +kubebuilder:rbac:groups=admissionregistration.k8s.io,resources=mutatingwebhookconfigurations,resourceNames=weir,verbs=get;patch
+
+// Options of a Keeper.
+type Options struct {
+	// Client reads and writes directly: a cache would hold the Secrets of a
+	// whole namespace, and be behind.
+	Client client.Client
+	// Namespace of the Secret: the operator's.
+	Namespace string
+	// SecretName, default DefaultSecretName.
+	SecretName string
+	// WebhookName of the MutatingWebhookConfiguration whose caBundles are kept
+	// up to date. Empty: none.
+	WebhookName string
+	// DNSNames that the serving certificate is for: see ServiceNames.
+	DNSNames []string
+	// Now is the clock, default time.Now.
+	Now func() time.Time
+	// Logger says what was renewed, never a key.
+	Logger logr.Logger
+
+	// Interval at which the Secret and the webhook configuration are looked at,
+	// default 10 seconds.
+	Interval time.Duration
+	// AuthorityLife, default 365 days.
+	AuthorityLife time.Duration
+	// ServingLife, default 90 days.
+	ServingLife time.Duration
+	// Propagation is how long a new authority is published before it signs,
+	// default 24 hours.
+	Propagation time.Duration
+}
+
+// ServiceNames are the DNS names by which pods and the API server reach
+// Services of a namespace.
+func ServiceNames(namespace string, services ...string) []string {
+	var names []string
+	for _, service := range services {
+		names = append(names, service+"."+namespace+".svc", service+"."+namespace+".svc.cluster.local")
+	}
+	return names
+}
+
+// Keeper holds the current certificates of one replica of the operator.
+type Keeper struct {
+	options Options
+	rules   rules
+	// ensuring is held for one round at a time.
+	ensuring sync.Mutex
+	held     atomic.Pointer[held]
+
+	subscribersMutex sync.Mutex
+	subscribers      []func()
+}
+
+// held is what is served.
+type held struct {
+	certificate *tls.Certificate
+	bundle      []byte
+}
+
+// New returns a Keeper that holds nothing until Ensure.
+func New(options Options) *Keeper {
+	options.SecretName = cmp.Or(options.SecretName, DefaultSecretName)
+	options.Interval = cmp.Or(options.Interval, 10*time.Second)
+	if options.Now == nil {
+		options.Now = time.Now
+	}
+	return &Keeper{options: options, rules: rules{
+		dnsNames:      options.DNSNames,
+		authorityLife: cmp.Or(options.AuthorityLife, 365*24*time.Hour),
+		servingLife:   cmp.Or(options.ServingLife, 90*24*time.Hour),
+		propagation:   cmp.Or(options.Propagation, 24*time.Hour),
+	}}
+}
+
+// Ensure makes the Secret good, takes the certificates over from it, and
+// writes the bundle into the webhook configuration. It is called once before
+// anything is served, and by Start from then on. After an error the Keeper
+// serves what it served before.
+func (k *Keeper) Ensure(ctx context.Context) error {
+	k.ensuring.Lock()
+	defer k.ensuring.Unlock()
+
+	current, err := k.settle(ctx)
+	if err != nil {
+		return err
+	}
+	k.take(current)
+	return k.publish(ctx)
+}
+
+// Start ensures the certificates until ctx ends. It makes Keeper a
+// manager.Runnable.
+func (k *Keeper) Start(ctx context.Context) error {
+	ticker := time.NewTicker(k.options.Interval)
+	defer ticker.Stop()
+	for {
+		if err := k.Ensure(ctx); err != nil && ctx.Err() == nil {
+			k.options.Logger.Error(err, "keeping the certificates; the last ones are served until it succeeds")
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+	}
+}
+
+// NeedLeaderElection is false: every replica serves, so every replica keeps.
+func (*Keeper) NeedLeaderElection() bool { return false }
+
+// GetCertificate is the serving certificate, for tls.Config.
+func (k *Keeper) GetCertificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+	if held := k.held.Load(); held != nil {
+		return held.certificate, nil
+	}
+	return nil, errors.New("the operator has no serving certificate yet")
+}
+
+// CABundle is the PEM to verify the operator's servers with; nil before Ensure.
+func (k *Keeper) CABundle() []byte {
+	if held := k.held.Load(); held != nil {
+		return bytes.Clone(held.bundle)
+	}
+	return nil
+}
+
+// OnChange has f called after the certificate or the bundle has changed.
+func (k *Keeper) OnChange(f func()) {
+	k.subscribersMutex.Lock()
+	defer k.subscribersMutex.Unlock()
+	k.subscribers = append(k.subscribers, f)
+}
+
+// settle brings the Secret into the state that renew wants. Another replica may
+// do the same at the same time: then its write is found and taken.
+func (k *Keeper) settle(ctx context.Context) (material, error) {
+	// Whoever conflicts lost to a write that leaves nothing to do, but for
+	// somebody else's write of the Secret's metadata.
+	const attempts = 5
+	var err error
+	for range attempts {
+		var current material
+		if current, err = k.tryToSettle(ctx); err == nil {
+			return current, nil
+		}
+		if !apierrors.IsConflict(err) && !apierrors.IsAlreadyExists(err) {
+			return material{}, err
+		}
+	}
+	return material{}, err
+}
+
+func (k *Keeper) tryToSettle(ctx context.Context) (material, error) {
+	secret := &corev1.Secret{}
+	key := client.ObjectKey{Namespace: k.options.Namespace, Name: k.options.SecretName}
+	err := k.options.Client.Get(ctx, key, secret)
+	missing := apierrors.IsNotFound(err)
+	if err != nil && !missing {
+		return material{}, fmt.Errorf("reading the certificates in Secret %s: %w", key, err)
+	}
+	next, changes, err := renew(k.options.Now(), decode(secret.Data), k.rules)
+	if err != nil || len(changes) == 0 {
+		return next, err
+	}
+	if secret.Data, err = encode(next); err != nil {
+		return material{}, err
+	}
+	if missing {
+		secret.ObjectMeta = metav1.ObjectMeta{Namespace: key.Namespace, Name: key.Name}
+		secret.Type = corev1.SecretTypeTLS
+		err = k.options.Client.Create(ctx, secret)
+	} else {
+		err = k.options.Client.Update(ctx, secret)
+	}
+	if err != nil {
+		return material{}, fmt.Errorf("writing the certificates to Secret %s: %w", key, err)
+	}
+	k.options.Logger.Info("renewed certificates", "secret", key.String(), "changes", changes)
+	return next, nil
+}
+
+// take serves what the Secret holds from now on.
+func (k *Keeper) take(current material) {
+	recordExpiry(current)
+	before := k.held.Load()
+	next := &held{
+		certificate: &tls.Certificate{
+			Certificate: [][]byte{current.serving.cert.Raw},
+			PrivateKey:  current.serving.key,
+			Leaf:        current.serving.cert,
+		},
+		bundle: encodeCertificates(current.bundle...),
+	}
+	if before != nil && before.certificate.Leaf.Equal(next.certificate.Leaf) && bytes.Equal(before.bundle, next.bundle) {
+		return
+	}
+	k.held.Store(next)
+
+	k.subscribersMutex.Lock()
+	subscribers := k.subscribers[:len(k.subscribers):len(k.subscribers)]
+	k.subscribersMutex.Unlock()
+	for _, subscriber := range subscribers {
+		subscriber()
+	}
+}
