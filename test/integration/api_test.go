@@ -82,7 +82,7 @@ var _ = Describe("The API server", func() {
 
 	DescribeTable("accepts", func(change string) {
 		policy := specWith(change)
-		policy.SetNamespace(newNamespace())
+		policy.SetNamespace(newNamespace(nil))
 		Expect(k8sClient.Create(ctx, policy, strict)).To(Succeed())
 	},
 		Entry("the smallest policy", `{}`),
@@ -98,7 +98,7 @@ var _ = Describe("The API server", func() {
 
 	It("fills in the defaults", func() {
 		policy := specWith(`{match: [{path: {value: /v1}}]}`)
-		policy.SetNamespace(newNamespace())
+		policy.SetNamespace(newNamespace(nil))
 		Expect(k8sClient.Create(ctx, policy)).To(Succeed())
 
 		stored := &v1alpha1.RateLimitPolicy{}
@@ -112,7 +112,7 @@ var _ = Describe("The API server", func() {
 
 	DescribeTable("refuses, naming the field and the remedy", func(change string, sentences ...string) {
 		policy := specWith(change)
-		policy.SetNamespace(newNamespace())
+		policy.SetNamespace(newNamespace(nil))
 		err := k8sClient.Create(ctx, policy, strict)
 		Expect(err).To(HaveOccurred())
 		Expect(apierrors.IsInvalid(err) || apierrors.IsBadRequest(err)).To(BeTrue(), "a refusal, not a failure: %v", err)
@@ -156,7 +156,7 @@ var _ = Describe("The API server", func() {
 	)
 
 	DescribeTable("refuses to change what names the quota", func(before, after, sentence string) {
-		namespace := newNamespace()
+		namespace := newNamespace(nil)
 		policy := specWith(before)
 		policy.SetNamespace(namespace)
 		Expect(k8sClient.Create(ctx, policy)).To(Succeed())
@@ -175,7 +175,7 @@ var _ = Describe("The API server", func() {
 	)
 
 	It("takes the samples as they are", func() {
-		namespace := newNamespace()
+		namespace := newNamespace(nil)
 		samples := samplePolicies()
 		Expect(samples).To(HaveLen(4))
 		for _, sample := range samples {
