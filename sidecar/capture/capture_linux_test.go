@@ -34,10 +34,10 @@ func TestCapture(t *testing.T) {
 
 	for _, c := range []struct {
 		reason string
-		from   *namespace
+		from   *node
 		uid    int
 		to     string
-		where  *host
+		where  *server
 		port   uint16 // that accepts
 	}{
 		{"outbound is captured", pod, 0, peer4 + ":80", inPod, ruleset.OutboundPort},
@@ -92,7 +92,7 @@ func TestMultipathClientsAreCaptured(t *testing.T) {
 func TestInstallReplacesItsTableAndNoOther(t *testing.T) {
 	pod, peer := pair(t)
 	other := &nftables.Table{Family: nftables.TableFamilyINet, Name: "other"}
-	pod.as(0, func() {
+	pod.As(0, func() {
 		conn := &nftables.Conn{}
 		conn.AddTable(other)
 		chain := conn.AddChain(&nftables.Chain{Table: other, Name: "theirs"})
@@ -150,7 +150,7 @@ func TestNothingToCapture(t *testing.T) {
 
 func TestHostWithoutIPv6(t *testing.T) {
 	pod, peer := pair(t)
-	pod.as(0, func() {
+	pod.As(0, func() {
 		if err := os.WriteFile("/proc/sys/net/ipv6/conf/all/disable_ipv6", []byte("1"), 0o644); err != nil {
 			t.Error(err)
 		}
@@ -165,7 +165,7 @@ func TestHostWithoutIPv6(t *testing.T) {
 
 func TestInstallWithoutTheCapability(t *testing.T) {
 	pod, _ := pair(t)
-	pod.as(1000, func() {
+	pod.As(1000, func() {
 		if err := Install(sidecar); !errors.Is(err, os.ErrPermission) {
 			t.Errorf("got %v, expected a refusal", err)
 		}
@@ -181,9 +181,9 @@ func TestOriginalDestinationOfWhatIsNoSocket(t *testing.T) {
 	}
 }
 
-// tables lists what the namespace has.
-func (n *namespace) tables() (found []string) {
-	n.as(0, func() {
+// tables lists what the node has.
+func (n *node) tables() (found []string) {
+	n.As(0, func() {
 		conn := &nftables.Conn{}
 		tables, err := conn.ListTables()
 		if err != nil {

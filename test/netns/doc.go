@@ -1,0 +1,4 @@
+//go:build !linux
+
+// Package netns gives tests hosts of their own, on Linux only.
+package netns
