@@ -1,0 +1,200 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"net/http"
+
+	"github.com/weir-dev/weir/sidecar/limiter"
+	"github.com/weir-dev/weir/sidecar/ruleset"
+)
+
+// claims are the takes of one request, each with the policy it is for.
+type claims struct {
+	policies []*policy
+	takes    []limiter.Take
+}
+
+func (c *claims) add(namespace string, who caller, limits []ruleset.Limit, cost int64) {
+	c.policies = append(c.policies, who.policy)
+	c.takes = append(c.takes, limiter.Take{
+		Namespace: namespace, Service: who.policy.Service, Identity: who.identity, Limits: limits, Cost: cost,
+	})
+}
+
+// plan is what a request's policies ask, before any store is asked.
+type plan struct {
+	// rejecting is a policy that refuses the request unnamed.
+	rejecting *policy
+	enforce   claims
+	observe   claims
+	// bypassed policies pass it uncounted; missed are policies in mode
+	// Observe that would have refused it unnamed.
+	bypassed, missed []*policy
+}
+
+// planFor sorts the callers of one request by what their policies ask.
+func planFor(namespace string, callers []caller, cost int64) plan {
+	var out plan
+	for _, who := range callers {
+		p := who.policy
+		if who.identity == "" && p.IfMissing != ruleset.IfMissingShared {
+			switch {
+			case p.IfMissing == ruleset.IfMissingBypass:
+				out.bypassed = append(out.bypassed, p)
+			case p.Observe:
+				out.missed = append(out.missed, p)
+			case out.rejecting == nil:
+				out.rejecting = p
+			}
+			continue
+		}
+		limits := p.limitsFor(who.identity)
+		switch {
+		case len(limits) == 0:
+			out.bypassed = append(out.bypassed, p)
+		case p.Observe:
+			out.observe.add(namespace, who, limits, cost)
+		default:
+			out.enforce.add(namespace, who, limits, cost)
+		}
+	}
+	return out
+}
+
+// admit takes from every quota that the request meets. When it returns false,
+// the request has been refused and answered.
+func (x *exchange) admit(t *table, r *http.Request) bool {
+	policies := t.match(x.direction, r.Host, r.Method, r.URL.Path)
+	if len(policies) == 0 {
+		return true
+	}
+	asked := planFor(t.namespace, identify(policies, r, x.conn.client()), 1)
+	if p := asked.rejecting; p != nil {
+		p.count(rejected)
+		unnamed(p).write(x.w, r)
+		return false
+	}
+	decision, outcome := x.proxy.take(r.Context(), asked.enforce)
+	switch outcome {
+	case outcomeGone:
+		panic(http.ErrAbortHandler) // nobody waits for an answer
+	case outcomeUnavailable:
+		storeUnavailable().write(x.w, r)
+		return false
+	case outcomeLimited:
+		quotaExceeded(asked.enforce, decision).write(x.w, r)
+		return false
+	case outcomeAdmitted:
+		if x.direction == ruleset.Inbound && len(asked.enforce.takes) > 0 {
+			x.quotas = quotaItems(asked.enforce, decision)
+		}
+	case outcomeUncounted:
+	}
+	x.proxy.note(r.Context(), asked)
+	return true
+}
+
+// outcome of the takes of one request.
+type outcome int
+
+const (
+	outcomeAdmitted outcome = iota
+	outcomeLimited
+	// outcomeUncounted: the store did not answer, and every policy allows that.
+	outcomeUncounted
+	// outcomeUnavailable: the store did not answer, and a policy denies then.
+	outcomeUnavailable
+	// outcomeGone: the client went away before the answer.
+	outcomeGone
+)
+
+// take takes for policies that enforce, and counts what they decided.
+func (p *Proxy) take(ctx context.Context, c claims) (limiter.Decision, outcome) {
+	if len(c.takes) == 0 {
+		return limiter.Decision{Admitted: true}, outcomeAdmitted
+	}
+	d, err := p.taker.Take(ctx, c.takes)
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return limiter.Decision{}, outcomeGone
+	case err != nil:
+		p.reportStore(err)
+		return limiter.Decision{}, c.withoutStore()
+	case d.Admitted:
+		for _, policy := range c.policies {
+			policy.count(admitted)
+		}
+		return d, outcomeAdmitted
+	}
+	for i, policy := range c.policies {
+		if refusedBy(d, i) {
+			policy.count(limited)
+		}
+	}
+	return d, outcomeLimited
+}
+
+// withoutStore is what onStoreFailure says; one policy that denies is enough.
+func (c *claims) withoutStore() outcome {
+	denied := false
+	for _, p := range c.policies {
+		if p.OnStoreFailure == ruleset.OnStoreFailureDeny {
+			p.count(unavailable)
+			denied = true
+		}
+	}
+	if denied {
+		return outcomeUnavailable
+	}
+	for _, p := range c.policies {
+		p.count(uncounted)
+	}
+	return outcomeUncounted
+}
+
+// note counts at the policies that cannot refuse, once the request is
+// admitted. Each observing policy takes by itself: what one would have refused
+// must not keep another from counting.
+func (p *Proxy) note(ctx context.Context, asked plan) {
+	for _, policy := range asked.bypassed {
+		policy.count(bypassed)
+	}
+	for _, policy := range asked.missed {
+		policy.count(observed)
+	}
+	for i, policy := range asked.observe.policies {
+		d, err := p.taker.Take(ctx, asked.observe.takes[i:i+1])
+		switch {
+		case err != nil:
+			if ctx.Err() == nil {
+				p.reportStore(err)
+			}
+			policy.count(uncounted)
+		case d.Admitted:
+			policy.count(admitted)
+		default:
+			policy.count(observed)
+		}
+	}
+}
+
+// reportStore logs an error of the taker. That the store is away is the
+// limiter's to report, once; anything else is a defect.
+func (p *Proxy) reportStore(err error) {
+	if errors.Is(err, limiter.ErrStore) {
+		p.log.Debug("the store did not decide", "error", err)
+		return
+	}
+	p.log.Error("taking failed: treated as a store that does not answer", "error", err)
+}
+
+// refusedBy reports whether a limit of the take refused.
+func refusedBy(d limiter.Decision, take int) bool {
+	for _, q := range d.Quotas {
+		if q.Take == take && q.RetryAfter != 0 {
+			return true
+		}
+	}
+	return false
+}

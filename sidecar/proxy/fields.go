@@ -1,0 +1,162 @@
+package proxy
+
+import (
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/weir-dev/weir/sidecar/limiter"
+)
+
+// rateLimitDraft is the specification of the fields RateLimit and
+// RateLimit-Policy that this file writes. Later drafts may rename parameters:
+// nothing outside of this file knows them.
+const rateLimitDraft = "draft-ietf-httpapi-ratelimit-headers-10"
+
+const (
+	fieldRateLimit       = "Ratelimit" // canonical form of RateLimit
+	fieldRateLimitPolicy = "Ratelimit-Policy"
+	fieldRetryAfter      = "Retry-After"
+)
+
+// quotaItem is one policy's item in both fields: its tightest limit.
+type quotaItem struct {
+	name          string
+	quota         int64
+	windowSeconds int64
+	remaining     int64
+	// resetSeconds until more can be taken; negative: not told.
+	resetSeconds int64
+}
+
+// quotaItems has an item for each policy. Of a refused request only the
+// policies that refused tell when they free: Retry-After must not be earlier
+// than any time told (section 6.3), and the others' times are not its reason.
+func quotaItems(c claims, d limiter.Decision) []quotaItem {
+	items := make([]quotaItem, 0, len(c.policies))
+	for i, p := range c.policies {
+		q, ok := tightest(d, i)
+		if !ok {
+			continue
+		}
+		reset := q.Reset
+		switch {
+		case d.Admitted:
+		case q.RetryAfter > 0:
+			reset = max(q.Reset, q.RetryAfter)
+		default:
+			reset = -time.Second
+		}
+		items = append(items, quotaItem{
+			name:          p.Service,
+			quota:         q.Limit.Requests,
+			windowSeconds: ceilSeconds(q.Limit.Window()),
+			remaining:     max(q.Remaining, 0),
+			resetSeconds:  ceilSeconds(reset),
+		})
+	}
+	return items
+}
+
+// tightest is the limit of a take that refused for longest, or when none
+// refused the one with the least left.
+func tightest(d limiter.Decision, take int) (limiter.Quota, bool) {
+	var best limiter.Quota
+	found := false
+	for _, q := range d.Quotas {
+		if q.Take == take && (!found || tighter(q, best)) {
+			best, found = q, true
+		}
+	}
+	return best, found
+}
+
+func tighter(a, b limiter.Quota) bool {
+	switch {
+	case a.RetryAfter != b.RetryAfter:
+		return laterThan(a.RetryAfter, b.RetryAfter)
+	case a.Remaining != b.Remaining:
+		return a.Remaining < b.Remaining
+	}
+	return a.Reset > b.Reset
+}
+
+// laterThan compares times until admission, where negative means never.
+func laterThan(a, b time.Duration) bool {
+	if a < 0 || b < 0 {
+		return a < 0 && b >= 0
+	}
+	return a > b
+}
+
+// addRateLimitFields appends both fields: an application that has quotas of
+// its own keeps them, since both are lists.
+func addRateLimitFields(h http.Header, items []quotaItem) {
+	if len(items) == 0 {
+		return
+	}
+	var policies, states []byte
+	for i, item := range items {
+		if i > 0 {
+			policies, states = append(policies, ", "...), append(states, ", "...)
+		}
+		name := sfString(item.name)
+		policies = appendParameter(append(policies, name...), "q", item.quota)
+		policies = appendParameter(policies, "w", item.windowSeconds)
+		states = appendParameter(append(states, name...), "r", item.remaining)
+		if item.resetSeconds >= 0 {
+			states = appendParameter(states, "t", item.resetSeconds)
+		}
+	}
+	h.Add(fieldRateLimitPolicy, string(policies))
+	h.Add(fieldRateLimit, string(states))
+}
+
+func appendParameter(b []byte, name string, value int64) []byte {
+	b = append(b, ';')
+	b = append(b, name...)
+	b = append(b, '=')
+	return strconv.AppendInt(b, value, 10)
+}
+
+// sfString is a String of RFC 9651 section 3.3.3, which has no characters
+// outside of printable ASCII.
+func sfString(s string) string {
+	var b strings.Builder
+	b.WriteByte('"')
+	for i := range len(s) {
+		switch c := s[i]; {
+		case c < 0x20 || c > 0x7e:
+			b.WriteByte('?')
+		case c == '"' || c == '\\':
+			b.WriteByte('\\')
+			b.WriteByte(c)
+		default:
+			b.WriteByte(c)
+		}
+	}
+	b.WriteByte('"')
+	return b.String()
+}
+
+// setRetryAfter tells whole seconds, rounded up and at least 1. A negative d
+// means never, which the field cannot say.
+func setRetryAfter(h http.Header, d time.Duration) {
+	if d >= 0 {
+		h.Set(fieldRetryAfter, strconv.FormatInt(max(ceilSeconds(d), 1), 10))
+	}
+}
+
+// ceilSeconds rounds up to whole seconds; negative stays negative.
+func ceilSeconds(d time.Duration) int64 { return ceil(d, time.Second) }
+
+// ceilMillis rounds up to whole milliseconds; negative stays negative.
+func ceilMillis(d time.Duration) int64 { return ceil(d, time.Millisecond) }
+
+func ceil(d, unit time.Duration) int64 {
+	if d < 0 {
+		return -1
+	}
+	return int64((d + unit - 1) / unit)
+}

@@ -1,0 +1,75 @@
+package proxy
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/weir-dev/weir/sidecar/ruleset"
+)
+
+func TestIdentify(t *testing.T) {
+	t.Parallel()
+	header := func(name string) ruleset.Source {
+		return ruleset.Source{Header: &ruleset.HeaderSource{Name: name}}
+	}
+	bearer, address := ruleset.Source{BearerToken: true}, ruleset.Source{ClientIP: true}
+	const hashOfToken = "sha256:3c469e9d6c5875d37a43f353d4f88e61fcf812c66eee3457465a40b0da4153e0" // of "token"
+	remote := netip.MustParseAddr("::ffff:10.1.2.3")
+	long := strings.Repeat("x", 257)
+	for _, c := range []struct {
+		reason  string
+		sources []ruleset.Source
+		headers http.Header
+		want    string
+	}{
+		{"header, whatever its case in the policy", []ruleset.Source{header("x-user-id")}, http.Header{"X-User-Id": {"alice"}}, "alice"},
+		{"space around it does not count", []ruleset.Source{header("X-User-ID")}, http.Header{"X-User-Id": {" \talice "}}, "alice"},
+		{"empty is missing", []ruleset.Source{header("X-User-ID")}, http.Header{"X-User-Id": {" "}}, ""},
+		{"the first line that says anything", []ruleset.Source{header("X-User-ID")}, http.Header{"X-User-Id": {"", "bob", "eve"}}, "bob"},
+		{"the next source when one is missing", []ruleset.Source{header("X-User-ID"), header("X-Team")}, http.Header{"X-Team": {"red"}}, "red"},
+		{"as long as may be", []ruleset.Source{header("X-User-ID")}, http.Header{"X-User-Id": {long[:256]}}, long[:256]},
+		{"longer is hashed", []ruleset.Source{header("X-User-ID")}, http.Header{"X-User-Id": {long}}, hashed(long)},
+		{"bearer token, hashed", []ruleset.Source{bearer}, http.Header{"Authorization": {"Bearer token"}}, hashOfToken},
+		{"the scheme has no case", []ruleset.Source{bearer}, http.Header{"Authorization": {"bEARER  token "}}, hashOfToken},
+		{"another scheme", []ruleset.Source{bearer}, http.Header{"Authorization": {"Basic token"}}, ""},
+		{"no token", []ruleset.Source{bearer}, http.Header{"Authorization": {"Bearer"}}, ""},
+		{"the connection's address, unmapped", []ruleset.Source{address}, nil, "10.1.2.3"},
+		{"the host", []ruleset.Source{header("Host")}, nil, "example.com"},
+		{"nobody", []ruleset.Source{header("X-User-ID")}, nil, ""},
+	} {
+		compiled := mustCompile(t, basic("p", func(p *ruleset.Policy) { p.Sources = c.sources }))
+		r := httptest.NewRequest(http.MethodGet, "/", nil)
+		if c.headers != nil {
+			r.Header = c.headers
+		}
+		if got := identify(compiled.policies, r, remote)[0].identity; got != c.want {
+			t.Errorf("%s: identity %q, want %q", c.reason, got, c.want)
+		}
+	}
+}
+
+func TestStripAfterAllHaveRead(t *testing.T) {
+	t.Parallel()
+	compiled := mustCompile(t,
+		basic("first", func(p *ruleset.Policy) {
+			p.Sources = []ruleset.Source{
+				{Header: &ruleset.HeaderSource{Name: "X-User-ID", Strip: true}},
+				{Header: &ruleset.HeaderSource{Name: "X-Fallback", Strip: true}}, // removed though not needed
+			}
+		}),
+		basic("second", nil),
+	)
+	r := httptest.NewRequest(http.MethodGet, "/", nil)
+	r.Header = http.Header{"X-User-Id": {"alice", "eve"}, "X-Fallback": {"bob"}, "X-Other": {"stays"}}
+	for _, who := range identify(compiled.policies, r, netip.Addr{}) {
+		if who.identity != "alice" {
+			t.Errorf("policy %s sees %q, want alice", who.policy.Name, who.identity)
+		}
+	}
+	if len(r.Header) != 1 || r.Header.Get("X-Other") != "stays" {
+		t.Errorf("headers left: %v, want only X-Other", r.Header)
+	}
+}

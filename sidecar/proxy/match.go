@@ -1,0 +1,298 @@
+package proxy
+
+import (
+	"fmt"
+	"net/netip"
+	"path"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/weir-dev/weir/sidecar/ruleset"
+)
+
+// table is a compiled Ruleset.
+type table struct {
+	namespace string
+	policies  []*policy // in the Ruleset's order
+	services  map[string]*policy
+	inbound   index
+	outbound  index
+}
+
+// index finds the policies of one direction by host.
+type index struct {
+	exact    map[string][]*policy
+	wildcard map[string][]*policy // by what follows "*."
+	any      []*policy
+}
+
+// policy is a compiled ruleset.Policy.
+type policy struct {
+	*ruleset.Policy
+	order     int
+	fullName  string // namespace/name
+	matches   []match
+	sources   []source
+	overrides map[string][]ruleset.Limit
+	counters  [decisions]prometheus.Counter
+}
+
+func (p *policy) count(d decision) { p.counters[d].Inc() }
+
+// limitsFor is ruleset.Policy.LimitsFor without walking the overrides.
+func (p *policy) limitsFor(identity string) []ruleset.Limit {
+	if limits, ok := p.overrides[identity]; ok {
+		return limits
+	}
+	return p.Limits
+}
+
+type match struct {
+	methods []string
+	path    *ruleset.Path
+	regexp  *regexp.Regexp
+}
+
+// compile checks a Ruleset and prepares it for matching.
+func compile(rs *ruleset.Ruleset) (*table, error) {
+	t := &table{namespace: rs.Namespace, services: map[string]*policy{}}
+	for i := range rs.Policies {
+		p, err := compilePolicy(rs.Namespace, &rs.Policies[i])
+		if err != nil {
+			return nil, fmt.Errorf("policy %s/%s: %w", rs.Namespace, rs.Policies[i].Name, err)
+		}
+		if other := t.services[p.Service]; other != nil {
+			return nil, fmt.Errorf("policies %s and %s share the service %q", other.fullName, p.fullName, p.Service)
+		}
+		p.order = i
+		t.policies = append(t.policies, p)
+		t.services[p.Service] = p
+		if p.Direction == ruleset.Inbound {
+			t.inbound.add(p)
+		} else {
+			t.outbound.add(p)
+		}
+	}
+	return t, nil
+}
+
+func compilePolicy(namespace string, rp *ruleset.Policy) (*policy, error) {
+	p := &policy{Policy: rp, fullName: namespace + "/" + rp.Name, overrides: map[string][]ruleset.Limit{}}
+	if err := checkPolicy(rp); err != nil {
+		return nil, err
+	}
+	for _, m := range rp.Match {
+		compiled, err := compileMatch(m)
+		if err != nil {
+			return nil, err
+		}
+		p.matches = append(p.matches, compiled)
+	}
+	for _, s := range rp.Sources {
+		compiled, err := compileSource(s)
+		if err != nil {
+			return nil, err
+		}
+		p.sources = append(p.sources, compiled)
+	}
+	for _, o := range rp.Overrides {
+		for _, identity := range o.Identities {
+			if _, named := p.overrides[identity]; !named { // the first that names it holds
+				p.overrides[identity] = o.Limits
+			}
+		}
+	}
+	return p, nil
+}
+
+// checkPolicy refuses words that this sidecar does not know: a newer
+// operator's policy must not be obeyed by half.
+func checkPolicy(p *ruleset.Policy) error {
+	switch p.Direction {
+	case ruleset.Inbound, ruleset.Outbound:
+	default:
+		return fmt.Errorf("unknown direction %q", p.Direction)
+	}
+	switch p.IfMissing {
+	case ruleset.IfMissingShared, ruleset.IfMissingBypass, ruleset.IfMissingReject:
+	default:
+		return fmt.Errorf("unknown ifMissing %q", p.IfMissing)
+	}
+	switch p.OnStoreFailure {
+	case ruleset.OnStoreFailureAllow, ruleset.OnStoreFailureDeny:
+	default:
+		return fmt.Errorf("unknown onStoreFailure %q", p.OnStoreFailure)
+	}
+	if p.Service == "" {
+		return fmt.Errorf("service is empty")
+	}
+	if len(p.Limits) == 0 {
+		return fmt.Errorf("limits are empty")
+	}
+	limits := slices.Clone(p.Limits)
+	for _, o := range p.Overrides {
+		limits = append(limits, o.Limits...)
+	}
+	for _, l := range limits {
+		if l.Requests < 1 || l.WindowMillis < 1 {
+			return fmt.Errorf("limit of %d requests in %d ms: both must be at least 1", l.Requests, l.WindowMillis)
+		}
+	}
+	return nil
+}
+
+func compileMatch(m ruleset.Match) (match, error) {
+	compiled := match{methods: m.Methods}
+	if m.Path == nil {
+		return compiled, nil
+	}
+	want := *m.Path
+	compiled.path = &want
+	switch want.Type {
+	case ruleset.PathPrefix:
+		want.Value = strings.TrimSuffix(normalPath(want.Value), "/")
+	case ruleset.PathExact:
+		want.Value = normalPath(want.Value)
+	case ruleset.PathRegularExpression:
+		re, err := regexp.Compile(`\A(?:` + want.Value + `)\z`)
+		if err != nil {
+			return match{}, fmt.Errorf("match path: %w", err)
+		}
+		compiled.regexp = re
+	default:
+		return match{}, fmt.Errorf("unknown path type %q", want.Type)
+	}
+	return compiled, nil
+}
+
+func (x *index) add(p *policy) {
+	if len(p.Hosts) == 0 {
+		x.any = append(x.any, p)
+		return
+	}
+	if x.exact == nil {
+		x.exact, x.wildcard = map[string][]*policy{}, map[string][]*policy{}
+	}
+	for _, pattern := range p.Hosts {
+		if suffix, ok := strings.CutPrefix(pattern, "*."); ok {
+			suffix = normalHost(suffix)
+			x.wildcard[suffix] = append(x.wildcard[suffix], p)
+			continue
+		}
+		host := normalHost(pattern)
+		x.exact[host] = append(x.exact[host], p)
+	}
+}
+
+// match returns the policies that hold for a request, in the Ruleset's order.
+// host and path are as the request has them: neither is normalized.
+func (t *table) match(d ruleset.Direction, host, method, urlPath string) []*policy {
+	x := &t.outbound
+	if d == ruleset.Inbound {
+		x = &t.inbound
+	}
+	found := x.byHost(normalHost(host))
+	if len(found) == 0 {
+		return nil
+	}
+	urlPath = normalPath(urlPath)
+	return slices.DeleteFunc(found, func(p *policy) bool { return !p.matchesRequest(method, urlPath) })
+}
+
+func (x *index) byHost(host string) []*policy {
+	found := slices.Clone(x.any)
+	if len(x.exact) == 0 && len(x.wildcard) == 0 || len(host) > maxHostBytes {
+		return found
+	}
+	found = append(found, x.exact[host]...)
+	if len(x.wildcard) > 0 {
+		for rest := host; ; {
+			_, after, ok := strings.Cut(rest, ".")
+			if !ok {
+				break
+			}
+			found = append(found, x.wildcard[after]...)
+			rest = after
+		}
+	}
+	if len(found) > 1 {
+		slices.SortFunc(found, func(a, b *policy) int { return a.order - b.order })
+		found = slices.Compact(found) // "api.example.com" and "*.example.com" both match
+	}
+	return found
+}
+
+func (p *policy) matchesRequest(method, normalizedPath string) bool {
+	if len(p.matches) == 0 {
+		return true
+	}
+	for i := range p.matches {
+		m := &p.matches[i]
+		if (len(m.methods) == 0 || slices.Contains(m.methods, method)) && m.matchesPath(normalizedPath) {
+			return true
+		}
+	}
+	return false
+}
+
+func (m *match) matchesPath(p string) bool {
+	switch {
+	case m.path == nil:
+		return true
+	case m.regexp != nil:
+		return m.regexp.MatchString(p)
+	case m.path.Type == ruleset.PathExact:
+		return p == m.path.Value
+	default: // whole segments, as Gateway API's PathPrefix; "/" became ""
+		rest, ok := strings.CutPrefix(p, m.path.Value)
+		return ok && (rest == "" || rest[0] == '/')
+	}
+}
+
+// maxHostBytes is the length of the longest name of RFC 1035 with its dot; no
+// pattern matches a longer one.
+const maxHostBytes = 254
+
+// normalHost is the host of an authority: lower case, without port, brackets
+// and trailing dot.
+func normalHost(authority string) string {
+	host := authority
+	if strings.HasPrefix(host, "[") {
+		if literal, _, ok := strings.Cut(host[1:], "]"); ok {
+			host = literal
+		}
+		if addr, err := netip.ParseAddr(host); err == nil {
+			return addr.String() // one address has one spelling
+		}
+	} else if i := strings.IndexByte(host, ':'); i >= 0 && i == strings.LastIndexByte(host, ':') {
+		host = host[:i]
+	}
+	return strings.ToLower(strings.TrimSuffix(host, "."))
+}
+
+// normalPath resolves dot segments and repeated slashes in a percent-decoded
+// path. A trailing slash stays, so that Exact and RegularExpression can tell
+// /v1 from /v1/; to Prefix they are the same. What has no path (CONNECT,
+// OPTIONS *) is "/".
+func normalPath(p string) string {
+	if p == "" || p == "*" {
+		return "/"
+	}
+	if p[0] != '/' {
+		p = "/" + p
+	}
+	clean := path.Clean(p)
+	if clean == "/" {
+		return clean
+	}
+	if strings.HasSuffix(p, "/") || strings.HasSuffix(p, "/.") || strings.HasSuffix(p, "/..") {
+		if len(clean)+1 == len(p) && p[:len(clean)] == clean {
+			return p // the usual case allocates nothing
+		}
+		return clean + "/"
+	}
+	return clean
+}

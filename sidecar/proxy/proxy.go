@@ -1,0 +1,188 @@
+// Package proxy is the sidecar's data path: it accepts captured connections,
+// matches each HTTP request to the policies of the Ruleset, names the caller,
+// takes from the caller's quotas and forwards the request to the connection's
+// original destination, or refuses it.
+//
+// What is not HTTP in clear text, TLS included, is relayed byte for byte and
+// counted in a metric. To an admitted HTTP request and its response the proxy
+// adds and changes nothing but what RFC 9110 asks of an intermediary
+// (hop-by-hop fields), the identity headers that a policy strips, and, Inbound,
+// the RateLimit fields.
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	stdlog "log"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/weir-dev/weir/sidecar/limiter"
+	"github.com/weir-dev/weir/sidecar/ruleset"
+)
+
+// Taker decides on takes. An error that wraps limiter.ErrStore means that the
+// store did not decide in time.
+type Taker interface {
+	// Take takes all or nothing.
+	Take(context.Context, []limiter.Take) (limiter.Decision, error)
+	// Remaining answers as Take would, and takes nothing.
+	Remaining(context.Context, []limiter.Take) (limiter.Decision, error)
+}
+
+// Config is what a Proxy needs of its surroundings.
+type Config struct {
+	Taker Taker
+	// Destination returns where an accepted connection was going before it
+	// was captured.
+	Destination func(net.Conn) (netip.AddrPort, error)
+	// Probes of the kubelet are forwarded Inbound without counting.
+	Probes []ruleset.Probe
+	// Registerer receives the metrics; absent: they are counted unseen.
+	Registerer prometheus.Registerer
+	// Logger; absent: slog.Default.
+	Logger *slog.Logger
+}
+
+// Proxy serves captured connections. Its methods may be used concurrently.
+type Proxy struct {
+	taker       Taker
+	destination func(net.Conn) (netip.AddrPort, error)
+	probes      []ruleset.Probe
+	log         *slog.Logger
+	quiet       *stdlog.Logger // what net/http says, at debug level
+	metrics     *metrics
+	transports  transports
+
+	apply sync.Mutex // serializes Apply
+	table atomic.Pointer[table]
+
+	// draining ends when Shutdown begins, cut when its patience has ended.
+	draining context.Context
+	drain    context.CancelFunc
+	cut      context.Context
+	sever    context.CancelFunc
+
+	mu      sync.Mutex // guards servers and closed
+	servers []*server
+	closed  bool
+	// relays are connections that no http.Server knows any more: opaque
+	// ones, tunnels and upgrades.
+	relays sync.WaitGroup
+}
+
+// New returns a Proxy that forwards everything until Apply gives it rules.
+// It panics when the metrics are registered already.
+func New(c Config) *Proxy {
+	if c.Logger == nil {
+		c.Logger = slog.Default()
+	}
+	if c.Registerer == nil {
+		c.Registerer = prometheus.NewRegistry()
+	}
+	p := &Proxy{
+		taker:       c.Taker,
+		destination: c.Destination,
+		probes:      c.Probes,
+		log:         c.Logger,
+		quiet:       slog.NewLogLogger(c.Logger.Handler(), slog.LevelDebug),
+		metrics:     newMetrics(c.Registerer),
+		transports:  newTransports(),
+	}
+	p.table.Store(&table{})
+	p.draining, p.drain = context.WithCancel(context.Background())
+	p.cut, p.sever = context.WithCancel(context.Background())
+	return p
+}
+
+// Apply makes rs the rules of every request that arrives from now on. An
+// error says which policy cannot be obeyed; the rules before stay in force.
+func (p *Proxy) Apply(rs *ruleset.Ruleset) error {
+	next, err := compile(rs)
+	if err != nil {
+		return fmt.Errorf("apply ruleset %q: %w", rs.Version, err)
+	}
+	p.apply.Lock()
+	defer p.apply.Unlock()
+	p.metrics.follow(p.table.Load(), next)
+	p.table.Store(next)
+	return nil
+}
+
+// Serve accepts connections of one direction from l until Shutdown, and then
+// returns nil. It closes l.
+func (p *Proxy) Serve(direction ruleset.Direction, l net.Listener) error {
+	s := newServer(p, direction, l)
+	p.mu.Lock()
+	if p.closed {
+		p.mu.Unlock()
+		return errors.Join(net.ErrClosed, l.Close())
+	}
+	p.servers = append(p.servers, s)
+	p.mu.Unlock()
+	return s.serve()
+}
+
+// Shutdown stops accepting and waits until the requests in flight have been
+// answered and opaque relays, tunnels and upgraded connections have ended.
+// What still lives when ctx ends is cut, and ctx's error returned.
+func (p *Proxy) Shutdown(ctx context.Context) error {
+	p.mu.Lock()
+	p.closed = true
+	servers := p.servers
+	p.mu.Unlock()
+
+	p.drain()
+	errs := make(chan error, len(servers))
+	for _, s := range servers {
+		go func() { errs <- s.shutdown(ctx) }()
+	}
+	var err error
+	for range servers {
+		err = errors.Join(err, <-errs)
+	}
+	if err == nil {
+		err = waitFor(ctx, &p.relays)
+	}
+	p.sever()
+	for _, s := range servers {
+		err = errors.Join(err, s.http.Close())
+	}
+	p.transports.close()
+	return err
+}
+
+// waitFor waits for the group, at most until ctx ends.
+func waitFor(ctx context.Context, group *sync.WaitGroup) error {
+	done := make(chan struct{})
+	go func() { group.Wait(); close(done) }()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// ServeHTTP decides on one request and forwards or refuses it.
+func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	c, ok := r.Context().Value(connKey{}).(*conn)
+	if !ok {
+		panic("proxy: request without its connection") // only newServer makes servers
+	}
+	x := &exchange{proxy: s.proxy, direction: s.direction, conn: c, w: w}
+	if s.direction == ruleset.Inbound && isProbe(s.proxy.probes, c.destination.Port(), r) {
+		x.forward(r)
+		return
+	}
+	if x.admit(s.proxy.table.Load(), r) {
+		x.forward(r)
+	}
+}

@@ -1,0 +1,170 @@
+package proxy
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/weir-dev/weir/sidecar/limiter"
+)
+
+// headerWeirError is on every answer that is the sidecar's own and not the
+// application's or the provider's. Its value says why.
+const headerWeirError = "Weir-Error"
+
+// Values of Weir-Error.
+const (
+	errorQuotaExceeded = "quota-exceeded"
+	errorStore         = "store-unavailable"
+	errorUnnamed       = "identity-missing"
+	errorUnreachable   = "upstream-unreachable"
+	errorBadRequest    = "bad-request"
+	errorNotFound      = "unknown-service"
+)
+
+// Problem types registered by the draft that fields.go names.
+const (
+	typeQuotaExceeded   = "https://iana.org/assignments/http-problem-types#quota-exceeded"
+	typeReducedCapacity = "https://iana.org/assignments/http-problem-types#temporary-reduced-capacity"
+	typeBlank           = "about:blank" // RFC 9457 section 4.2.1: the status says it all
+)
+
+// storeRetryAfter is told while the store is away.
+const storeRetryAfter = time.Second
+
+// problem is the body of a refusal, RFC 9457.
+type problem struct {
+	Type   string `json:"type"`
+	Title  string `json:"title"`
+	Status int    `json:"status"`
+	Detail string `json:"detail"`
+	// ViolatedPolicies are names of items of RateLimit-Policy.
+	ViolatedPolicies []string `json:"violated-policies,omitempty"`
+	// Policy is namespace/name of the one to wait longest for; Service, Limit
+	// (requests) and Window (seconds) are its.
+	Policy  string `json:"policy,omitempty"`
+	Service string `json:"service,omitempty"`
+	Limit   int64  `json:"limit,omitempty"`
+	Window  int64  `json:"window,omitempty"`
+	// RetryAfterMillis is rounded up: asked then, a lone caller is admitted.
+	RetryAfterMillis int64 `json:"retryAfterMs,omitempty"`
+}
+
+// refusal is an answer of the sidecar's own, as HTTP and as gRPC tell it.
+type refusal struct {
+	weirError  string
+	problem    problem
+	grpcCode   grpcCode
+	retryAfter time.Duration // 0: not told
+	quotas     []quotaItem
+}
+
+func quotaExceeded(c claims, d limiter.Decision) refusal {
+	out := refusal{
+		weirError:  errorQuotaExceeded,
+		grpcCode:   grpcResourceExhausted,
+		retryAfter: d.RetryAfter,
+		quotas:     quotaItems(c, d),
+		problem: problem{
+			Type:             typeQuotaExceeded,
+			Title:            "Request cannot be satisfied as assigned quota has been exceeded",
+			Status:           http.StatusTooManyRequests,
+			RetryAfterMillis: max(ceilMillis(d.RetryAfter), 0),
+		},
+	}
+	var worst limiter.Quota
+	for i, p := range c.policies {
+		if !refusedBy(d, i) {
+			continue
+		}
+		q, _ := tightest(d, i)
+		out.problem.ViolatedPolicies = append(out.problem.ViolatedPolicies, p.Service)
+		if len(out.problem.ViolatedPolicies) == 1 || laterThan(q.RetryAfter, worst.RetryAfter) {
+			worst = q
+			out.problem.Policy, out.problem.Service = p.fullName, p.Service
+		}
+	}
+	out.problem.Limit = worst.Limit.Requests
+	out.problem.Window = ceilSeconds(worst.Limit.Window())
+	out.problem.Detail = fmt.Sprintf("Service %q admits %d requests in any %d s for this caller. %s",
+		out.problem.Service, out.problem.Limit, out.problem.Window, whenNext(d.RetryAfter))
+	return out
+}
+
+func whenNext(d time.Duration) string {
+	if d < 0 {
+		return "This request asks for more than that."
+	}
+	return fmt.Sprintf("The next one is admitted in %s.", time.Duration(ceilMillis(d))*time.Millisecond)
+}
+
+func storeUnavailable() refusal {
+	return refusal{
+		weirError: errorStore, grpcCode: grpcUnavailable, retryAfter: storeRetryAfter,
+		problem: problem{
+			Type:   typeReducedCapacity,
+			Title:  "Request cannot be satisfied due to temporary server capacity constraints",
+			Status: http.StatusServiceUnavailable,
+			Detail: "Quotas cannot be counted at present, and the policy denies requests then (onStoreFailure: Deny).",
+		},
+	}
+}
+
+func unnamed(p *policy) refusal {
+	return refusal{
+		weirError: errorUnnamed, grpcCode: grpcInvalidArgument,
+		problem: problem{
+			Type: typeBlank, Title: "Bad Request", Status: http.StatusBadRequest,
+			Detail: fmt.Sprintf("Policy %s requires a caller's name, and the request has none. Send %s.", p.fullName, p.wanted()),
+			Policy: p.fullName, Service: p.Service,
+		},
+	}
+}
+
+// wanted says where a policy looks for names.
+func (p *policy) wanted() string {
+	for i := range p.sources {
+		if p.sources[i].header != "" {
+			return "the header " + p.sources[i].header
+		}
+	}
+	return "a bearer token in the header Authorization"
+}
+
+func unreachable() refusal {
+	return refusal{
+		weirError: errorUnreachable, grpcCode: grpcUnavailable,
+		problem: problem{
+			Type: typeBlank, Title: "Bad Gateway", Status: http.StatusBadGateway,
+			Detail: "The request's destination could not be reached or did not answer.",
+		},
+	}
+}
+
+// write answers r: in gRPC's way when it asked so.
+func (f refusal) write(w http.ResponseWriter, r *http.Request) {
+	h := w.Header()
+	h.Set(headerWeirError, f.weirError)
+	addRateLimitFields(h, f.quotas)
+	if f.retryAfter != 0 {
+		setRetryAfter(h, f.retryAfter)
+	}
+	if isGRPC(r) {
+		f.writeGRPC(w)
+		return
+	}
+	writeJSON(w, f.problem.Status, "application/problem+json", f.problem)
+}
+
+func writeJSON(w http.ResponseWriter, status int, contentType string, body any) {
+	encoded, err := json.Marshal(body)
+	if err != nil {
+		panic(err) // only our own structs, which encode
+	}
+	w.Header().Set("Content-Type", contentType)
+	w.Header().Set("Content-Length", strconv.Itoa(len(encoded)))
+	w.WriteHeader(status)
+	_, _ = w.Write(encoded) // a HEAD has no body: net/http drops it; a client that is gone needs none
+}
