@@ -1,8 +1,14 @@
 package limiter
 
 import (
+	"context"
 	"errors"
+	"log/slog"
+	"sync"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/redis/go-redis/v9/logging"
 
 	"github.com/weir-dev/weir/sidecar/ruleset"
 )
@@ -17,11 +23,12 @@ var ErrStore = errors.New("the store did not decide")
 type Take struct {
 	Namespace string
 	Service   string
-	// Identity is the caller's name; empty for all unnamed callers together.
+	// Identity is the caller's name, at most MaxIdentityBytes; empty for all
+	// unnamed callers together.
 	Identity string
 	// Limits with distinct windows, at least one.
 	Limits []ruleset.Limit
-	// Cost in units; 0 means 1.
+	// Cost in units, at most MaxCost; 0 means 1.
 	Cost int64
 }
 
@@ -48,4 +55,156 @@ type Quota struct {
 	// RetryAfter is the time until this limit alone would admit the take; 0
 	// when it admits now, negative when it never would.
 	RetryAfter time.Duration
+}
+
+// Options of a Limiter.
+type Options struct {
+	// Logger receives what an operator would act on; nil: slog.Default().
+	Logger *slog.Logger
+	// Registerer of the metrics; nil: they are not published.
+	Registerer prometheus.Registerer
+}
+
+// Limiter decides takes in the store that Use named last. Its methods may be
+// called at the same time.
+type Limiter struct {
+	log     *slog.Logger
+	metrics *metrics
+	// clock is nil: Redis has the time. Tests of the script's arithmetic give
+	// their own, in microseconds.
+	clock func() int64
+	// healthInterval is the time between two health checks.
+	healthInterval time.Duration
+
+	mu      sync.RWMutex
+	backend *backend       // nil: no store
+	closing sync.WaitGroup // backends that are not closed yet
+}
+
+// New returns a Limiter without a store: Use names one. It silences the Redis
+// client's own log in this process, which prints addresses; the Limiter logs
+// and returns what that would have said.
+func New(opts Options) *Limiter {
+	logging.Disable()
+	log := opts.Logger
+	if log == nil {
+		log = slog.Default()
+	}
+	return &Limiter{log: log, metrics: newMetrics(opts.Registerer), healthInterval: 5 * time.Second}
+}
+
+// Use decides from now on in another store, without waiting for it to answer;
+// nil: in none. Calls under way end in the old one, whose connections are
+// closed after the last of them. An equal store changes nothing. A store that
+// cannot be used is an error that says which field is wrong, and the old one
+// stays.
+func (l *Limiter) Use(store *ruleset.Store) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if store == nil {
+		l.swap(nil)
+		l.metrics.up.Set(0)
+		return nil
+	}
+	if l.backend != nil && l.backend.store == *store {
+		return nil
+	}
+	b, err := newBackend(*store)
+	if err != nil {
+		return err
+	}
+	if store.InsecureSkipVerify {
+		l.log.Warn("The Redis server's certificate is not verified: anyone on the way can read and answer. " +
+			"Give the store a caBundle instead of insecureSkipVerify.")
+	}
+	l.swap(b)
+	l.watch(b)
+	return nil
+}
+
+// swap replaces the backend; the caller holds l.mu, so no call starts in the
+// old one afterwards.
+func (l *Limiter) swap(b *backend) {
+	if old := l.backend; old != nil {
+		old.stop()
+		l.closing.Go(old.close)
+	}
+	l.backend = b
+}
+
+// Close ends the use of the store and returns when every call has ended and
+// every connection is closed. Take returns ErrStore afterwards.
+func (l *Limiter) Close() {
+	l.mu.Lock()
+	l.swap(nil)
+	l.metrics.up.Set(0)
+	l.mu.Unlock()
+	l.closing.Wait()
+}
+
+// acquire returns the backend of a call, to be released with calls.Done.
+func (l *Limiter) acquire() *backend {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	if l.backend != nil {
+		l.backend.calls.Add(1)
+	}
+	return l.backend
+}
+
+// Take takes all the costs, or nothing. Its error wraps ErrStore when the store
+// did not decide within its timeout; it wraps context.Canceled when the caller
+// gave up, and neither when a take is wrong: it has no limit, a limit below 1
+// request or 1 ms, two limits of one window, a negative cost or one above
+// MaxCost, a name that makes no key, or the identity of another take of the
+// same call. No takes are admitted.
+func (l *Limiter) Take(ctx context.Context, takes []Take) (Decision, error) {
+	quotas, err := quotasOf(takes)
+	if err != nil || len(quotas) == 0 {
+		return Decision{Admitted: err == nil}, err
+	}
+	start := time.Now()
+	decision, err := l.decide(ctx, quotas, (*call).take)
+	l.metrics.observe(time.Since(start), decision.Admitted, err)
+	return decision, err
+}
+
+// Remaining says what Take would answer, and takes nothing: Admitted is whether
+// the takes would be admitted now. Its errors are Take's.
+func (l *Limiter) Remaining(ctx context.Context, takes []Take) (Decision, error) {
+	quotas, err := quotasOf(takes)
+	if err != nil || len(quotas) == 0 {
+		return Decision{Admitted: err == nil}, err
+	}
+	decision, err := l.decide(ctx, quotas, (*call).peek)
+	if errors.Is(err, ErrStore) {
+		l.metrics.failures.Inc()
+	}
+	return decision, err
+}
+
+// Ping returns nil when the store (each master of a Redis Cluster) answers
+// within its timeout. Its error wraps ErrStore.
+func (l *Limiter) Ping(ctx context.Context) error {
+	b := l.acquire()
+	if b == nil {
+		return errNoStore
+	}
+	defer b.calls.Done()
+	return b.ping(ctx)
+}
+
+func (l *Limiter) decide(ctx context.Context, quotas []quota, verb func(*call) (Decision, error)) (Decision, error) {
+	b := l.acquire()
+	if b == nil {
+		return Decision{}, errNoStore
+	}
+	defer b.calls.Done()
+	ctx, cancel := context.WithTimeout(ctx, b.store.Timeout())
+	defer cancel()
+	decision, err := verb(newCall(ctx, b, quotas, l.clock))
+	if err != nil {
+		return Decision{}, b.explain(err)
+	}
+	return decision, nil
 }

@@ -1,0 +1,189 @@
+package limiter
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	_ "embed"
+	"encoding/base64"
+	"fmt"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+//go:embed take.lua
+var takeSource string
+
+var takeScript = redis.NewScript(takeSource)
+
+// The script's verbs.
+const (
+	verbTake = "take"
+	verbPeek = "peek"
+	verbGive = "give"
+)
+
+// call is one Take or Remaining on its way through the store.
+type call struct {
+	ctx     context.Context
+	backend *backend
+	quotas  []quota
+	// groups are what one script can decide, each a list of indices into
+	// quotas: one alone, unless Redis Cluster places the keys apart.
+	groups [][]int
+	id     string
+	clock  func() int64
+	// decision is written group by group.
+	decision Decision
+}
+
+func newCall(ctx context.Context, b *backend, quotas []quota, clock func() int64) *call {
+	c := &call{ctx: ctx, backend: b, quotas: quotas, id: newID(), clock: clock, groups: groupsOf(quotas, b.cluster)}
+	c.decision.Quotas = make([]Quota, len(quotas))
+	return c
+}
+
+// newID names a take: 72 random bits in 12 characters, so that a collision is
+// out of reach and an entry of a Redis listpack small.
+func newID() string {
+	var random [9]byte
+	_, _ = rand.Read(random[:]) // never fails, see its documentation
+	return base64.RawURLEncoding.EncodeToString(random[:])
+}
+
+// groupsOf splits quotas by hash tag when the store is a Redis Cluster, sorted
+// so that any two calls meet the same tags in the same order.
+func groupsOf(quotas []quota, cluster bool) [][]int {
+	all := make([]int, len(quotas))
+	for i := range all {
+		all[i] = i
+	}
+	if !cluster {
+		return [][]int{all}
+	}
+	slices.SortStableFunc(all, func(a, b int) int { return cmp.Compare(quotas[a].tag, quotas[b].tag) })
+	var groups [][]int
+	for start, i := 0, 1; i <= len(all); i++ {
+		if i == len(all) || quotas[all[i]].tag != quotas[all[start]].tag {
+			groups = append(groups, all[start:i])
+			start = i
+		}
+	}
+	return groups
+}
+
+// take takes from each group in turn. When one refuses, what the others gave is
+// given back, and all say when they would admit.
+func (c *call) take() (Decision, error) {
+	for i, group := range c.groups {
+		admitted, err := c.run(c.ctx, verbTake, group)
+		if err != nil {
+			c.giveBack(c.groups[:i])
+			return Decision{}, err
+		}
+		if !admitted {
+			return c.refused(i)
+		}
+	}
+	c.decision.Admitted = true
+	return c.decision, nil
+}
+
+// refused ends a take that the group of an index refused.
+func (c *call) refused(refusing int) (Decision, error) {
+	for i, group := range c.groups {
+		verb := verbPeek
+		switch {
+		case i == refusing:
+			continue
+		case i < refusing:
+			verb = verbGive
+		}
+		if _, err := c.run(c.ctx, verb, group); err != nil {
+			c.giveBack(c.groups[min(i, refusing):refusing])
+			return Decision{}, err
+		}
+	}
+	c.decision.RetryAfter = retryAfter(c.decision.Quotas)
+	return c.decision, nil
+}
+
+// peek asks every group and takes from none.
+func (c *call) peek() (Decision, error) {
+	c.decision.Admitted = true
+	for _, group := range c.groups {
+		admitted, err := c.run(c.ctx, verbPeek, group)
+		if err != nil {
+			return Decision{}, err
+		}
+		c.decision.Admitted = c.decision.Admitted && admitted
+	}
+	c.decision.RetryAfter = retryAfter(c.decision.Quotas)
+	return c.decision, nil
+}
+
+// giveBack returns what groups admitted although the take has failed: in the
+// background, since the caller's time is over.
+func (c *call) giveBack(groups [][]int) {
+	if len(groups) == 0 {
+		return
+	}
+	again := *c
+	again.decision = Decision{Quotas: make([]Quota, len(c.quotas))}
+	c.backend.calls.Go(func() {
+		for _, group := range groups {
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(c.ctx), c.backend.store.Timeout())
+			_, _ = again.run(ctx, verbGive, group) // what cannot be given back leaves with the window
+			cancel()
+		}
+	})
+}
+
+// run runs the script over a group and notes the state of its quotas.
+func (c *call) run(ctx context.Context, verb string, group []int) (admitted bool, err error) {
+	keys := make([]string, 0, len(group))
+	args := make([]any, 0, 3+3*len(group))
+	now := ""
+	if c.clock != nil {
+		now = strconv.FormatInt(c.clock(), 10)
+	}
+	args = append(args, verb, c.id, now)
+	for _, i := range group {
+		q := &c.quotas[i]
+		keys = append(keys, q.key)
+		args = append(args, q.limit.Requests, q.limit.WindowMillis*1000, q.cost)
+	}
+	reply, err := takeScript.Run(ctx, c.backend.client, keys, args...).Int64Slice()
+	if err != nil {
+		return false, err
+	}
+	if len(reply) != 1+3*len(group) {
+		return false, fmt.Errorf("%d numbers instead of %d from the script", len(reply), 1+3*len(group))
+	}
+	for n, i := range group {
+		c.decision.Quotas[i] = Quota{
+			Take: c.quotas[i].take, Limit: c.quotas[i].limit,
+			Remaining:  reply[1+3*n],
+			Reset:      micros(reply[2+3*n]),
+			RetryAfter: micros(reply[3+3*n]),
+		}
+	}
+	return reply[0] == 1, nil
+}
+
+func micros(n int64) time.Duration { return time.Duration(n) * time.Microsecond }
+
+// retryAfter is when every quota admits; negative when one never does.
+func retryAfter(quotas []Quota) time.Duration {
+	var latest time.Duration
+	for _, q := range quotas {
+		if q.RetryAfter < 0 {
+			return q.RetryAfter
+		}
+		latest = max(latest, q.RetryAfter)
+	}
+	return latest
+}

@@ -1,0 +1,78 @@
+// Package limiter holds the requests of all sidecars together to sliding
+// windows kept in Redis.
+//
+// # The promises
+//
+// Time is the Redis server's, in microseconds. A quota is a triple (identity,
+// n, w): a caller of one service in one namespace, n units, a window of length
+// w. A take asks for a cost c ≥ 1 of some quotas at once. Let A be the takes
+// admitted, over all sidecars, t(a) the time at which Redis admitted a, and
+// c(a, q) what a took of quota q. Then
+//
+//   - Never over. For every quota q = (identity, n, w) and every instant x:
+//     Σ c(a, q) over a ∈ A with x−w < t(a) ≤ x is at most n.
+//   - Denials are free. A refused take adds nothing to any sum: what Redis
+//     holds after it is, byte for byte, what it held before.
+//   - All or nothing. A take is in A for all its quotas or for none.
+//   - Never late. A take at time x is refused only if some quota's sum at x
+//     plus its cost exceeds n.
+//   - Retry-After is exact. A refused take that comes again after RetryAfter
+//     is admitted if nobody took meanwhile, and refused a microsecond earlier.
+//     It is negative if and only if some cost exceeds its n.
+//   - Once. A take that is sent again because its reply was lost counts once.
+//   - Bounded memory. A quota holds at most n entries, of some 25 bytes up to
+//     128 entries and some 110 above, and none a second after its window
+//     passed without an admission.
+//   - Bounded time. Take and Remaining return within the store's timeout (and
+//     10 ms for the scheduler), whatever Redis and the network do.
+//
+// # What holds them
+//
+// One sorted set for each identity and window has one member for each unit
+// admitted, its score the time of admission: the sum over (x−w, x] is a count
+// of scores. One Lua script (take.lua) reads the time, counts every quota,
+// and only if all have room writes to any of them; Redis runs scripts one at a
+// time, so what it counted is still true when it writes. A refused take
+// returns before the first write.
+//
+// With m units in the window, a take of c over the limit n is admitted as soon
+// as m−n+c of them have left, hence when the unit of rank m−n+c−1 (from 0, the
+// oldest first) does: at its score plus w. That stays right when a limit was
+// lowered below m, and for any cost.
+//
+// The members are random and new for each take, and are the same when the
+// client library sends the take again; the script answers "admitted" when it
+// finds them. Keys expire, in the same script, a second after the last unit
+// may have left.
+//
+// The server's clock may step back, as after a failover. Each key's time is
+// max(clock, its newest score), so its sums never shrink early. RetryAfter is
+// still counted from the clock, whose time the caller's will be.
+//
+// # Redis Cluster
+//
+// All keys of an identity share a hash tag, so one script decides them. A
+// take that meets several tags goes to each in turn, in the same order
+// everywhere, and gives back what it took when one refuses or fails. Never
+// over and all or nothing hold for what is admitted in the end. Between taking
+// and giving back another caller can be refused that would have had room: the
+// one case in which never late does not hold.
+//
+// # What breaks them
+//
+//   - Redis losing acknowledged writes: a failover to a replica that had not
+//     received them, a restart without persistence, a flush, an eviction
+//     (maxmemory-policy other than noeviction, which is warned of). As many
+//     units are admitted again as entries were lost, and no more; the window
+//     heals as it slides.
+//   - Redis not answering. Take returns ErrStore, and it is the policy's
+//     onStoreFailure that decides. Such a take may have been counted, and on
+//     Redis Cluster what it took before the failure is given back as soon as
+//     those nodes answer within another timeout; if they do not, it leaves with
+//     the window. Both err towards fewer requests, never more.
+//   - A clock of a Redis Cluster's node that steps back after a take was given
+//     back: that take has let go of what had left the window at its time.
+//   - A clock that steps back by more than the window: a caller at its limit is
+//     let in when its key expires, before RetryAfter but never before the
+//     window passed in real time.
+package limiter

@@ -1,0 +1,78 @@
+package limiter
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/url"
+	"strings"
+	"syscall"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/weir-dev/weir/sidecar/ruleset"
+)
+
+var errNoStore = fmt.Errorf("%w: no store is known yet", ErrStore)
+
+// maxReplyBytes of a server's error that is passed on.
+const maxReplyBytes = 200
+
+// explain says why the store did not decide, without the words of the store's
+// URL. It does not wrap the client's error: that holds addresses, and whoever
+// logs it should not have to know.
+func (b *backend) explain(err error) error {
+	if errors.Is(err, context.Canceled) {
+		return fmt.Errorf("asking the store: %w", context.Canceled)
+	}
+	return fmt.Errorf("%w: %s", ErrStore, b.reason(err))
+}
+
+func (b *backend) reason(err error) string {
+	var (
+		lookup    *net.DNSError
+		timeout   net.Error
+		errno     syscall.Errno
+		authority x509.UnknownAuthorityError
+		name      x509.HostnameError
+		verify    *tls.CertificateVerificationError
+		reply     redis.Error
+	)
+	switch {
+	case errors.As(err, &lookup):
+		return "its host name cannot be resolved; check the host in the store's url"
+	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
+		return fmt.Sprintf("no answer within its timeout of %v", b.store.Timeout())
+	case errors.As(err, &authority):
+		return "nobody trusted signed its certificate; put its authority into the store's caBundle"
+	case errors.As(err, &name):
+		return "its certificate is for another host name than the store's url has"
+	case errors.As(err, &verify):
+		return "its certificate does not verify; check its dates and its usages"
+	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET):
+		return "it closed the connection; write rediss:// in the store's url if it speaks TLS"
+	case errors.As(err, &errno):
+		return errno.Error() // "connection refused" and its like
+	case errors.As(err, &reply):
+		text := b.redact(reply.Error())
+		return "it answered: " + text[:min(len(text), maxReplyBytes)]
+	}
+	return b.redact(err.Error())
+}
+
+// redactor removes from a text what a store's URL holds: servers have been seen
+// to repeat a command they do not know, with its arguments.
+func redactor(store ruleset.Store, options *redis.UniversalOptions) func(string) string {
+	var pairs []string
+	secrets := []string{store.URL, options.Password, url.QueryEscape(options.Password), options.Username}
+	for _, secret := range append(secrets, hosts(options.Addrs)...) {
+		if secret != "" {
+			pairs = append(pairs, secret, "***")
+		}
+	}
+	return strings.NewReplacer(pairs...).Replace
+}

@@ -1,0 +1,98 @@
+package limiter
+
+import (
+	"bytes"
+	"context"
+	"log/slog"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/weir-dev/weir/sidecar/ruleset"
+)
+
+// timeout of the stores of tests that do not test it: long, since the machine
+// may be busy.
+const patience = 20 * time.Second
+
+// tester is what *testing.T, *testing.B and *rapid.T share.
+type tester interface {
+	Helper()
+	Fatalf(format string, args ...any)
+}
+
+// newLimiter returns a Limiter that uses the store at a URL.
+func newLimiter(t testing.TB, url string) *Limiter {
+	t.Helper()
+	l, _ := newLimiterOf(t, ruleset.Store{URL: url, TimeoutMillis: patience.Milliseconds()})
+	return l
+}
+
+func newLimiterOf(t testing.TB, store ruleset.Store) (*Limiter, *logged) {
+	t.Helper()
+	log := &logged{}
+	l := New(Options{Logger: slog.New(slog.NewTextHandler(log, nil))})
+	l.healthInterval = 10 * time.Millisecond
+	t.Cleanup(l.Close)
+	if err := l.Use(&store); err != nil {
+		t.Fatalf("using the store: %v", err)
+	}
+	return l, log
+}
+
+func mustTake(t tester, l *Limiter, takes ...Take) Decision {
+	t.Helper()
+	decision, err := l.Take(context.Background(), takes)
+	if err != nil {
+		t.Fatalf("taking %+v: %v", takes, err)
+	}
+	return decision
+}
+
+func mustQuotas(t tester, takes []Take) []quota {
+	t.Helper()
+	quotas, err := quotasOf(takes)
+	if err != nil {
+		t.Fatalf("listing the quotas of %+v: %v", takes, err)
+	}
+	return quotas
+}
+
+// perMinute asks for one unit of an identity's quota.
+func perMinute(identity string, requests int64) Take {
+	return Take{
+		Namespace: "bondhu", Service: "spotify", Identity: identity,
+		Limits: []ruleset.Limit{{Requests: requests, WindowMillis: 60_000}},
+	}
+}
+
+// eventually waits for a condition.
+func eventually(t testing.TB, what string, holds func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); !holds(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("after %v still not: %s", patience, what)
+		}
+	}
+}
+
+// logged keeps what is logged.
+type logged struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (l *logged) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(p)
+}
+
+func (l *logged) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
+}
+
+func (l *logged) count(text string) int { return strings.Count(l.String(), text) }

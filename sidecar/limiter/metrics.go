@@ -1,0 +1,51 @@
+package limiter
+
+import (
+	"errors"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+)
+
+type metrics struct {
+	admitted, refused, failed prometheus.Observer
+	failures                  prometheus.Counter
+	up                        prometheus.Gauge
+}
+
+func newMetrics(registerer prometheus.Registerer) *metrics {
+	factory := promauto.With(registerer)
+	duration := factory.NewHistogramVec(prometheus.HistogramOpts{
+		Name:    "weir_sidecar_take_duration_seconds",
+		Help:    "Time of a decision in Redis, by its result: admitted, refused, or failed.",
+		Buckets: []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1},
+	}, []string{"result"})
+	return &metrics{
+		admitted: duration.WithLabelValues("admitted"),
+		refused:  duration.WithLabelValues("refused"),
+		failed:   duration.WithLabelValues("failed"),
+		failures: factory.NewCounter(prometheus.CounterOpts{
+			Name: "weir_sidecar_store_failures_total",
+			Help: "Decisions that Redis did not make within the store timeout.",
+		}),
+		up: factory.NewGauge(prometheus.GaugeOpts{
+			Name: "weir_sidecar_store_up",
+			Help: "1 when Redis answered the last health check, 0 when it did not or no store is known.",
+		}),
+	}
+}
+
+// observe counts a take. One whose caller gave up says nothing of the store.
+func (m *metrics) observe(duration time.Duration, admitted bool, err error) {
+	switch {
+	case errors.Is(err, ErrStore):
+		m.failures.Inc()
+		m.failed.Observe(duration.Seconds())
+	case err != nil:
+	case admitted:
+		m.admitted.Observe(duration.Seconds())
+	default:
+		m.refused.Observe(duration.Seconds())
+	}
+}
