@@ -3,24 +3,121 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-MAKEFLAGS += --no-builtin-rules
+MAKEFLAGS += --no-builtin-rules --no-print-directory
 
 BIN := $(CURDIR)/bin
 TOOLS := $(BIN)/tools
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+# Architecture and tag of the images.
+ARCH ?= $(shell go env GOARCH)
+TAG ?= dev
+export TAG
 
-CONTROLLER_GEN := $(TOOLS)/controller-gen
-
-$(CONTROLLER_GEN): hack/tools/go.mod
-	go -C hack/tools build -o $@ sigs.k8s.io/controller-tools/cmd/controller-gen
+GO_BUILD := CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=$(VERSION)"
+# The sidecar's user is ruleset.UID.
+SIDECAR_UID := 14014
+CLUSTER_TESTS := /test/e2e$$|/test/e2e/|/test/integration$$
 
 .PHONY: help
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-zA-Z0-9_-]+:.*## / {printf "%-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  %-18s %s\n", $$1, $$2} /^##@ / {print substr($$0, 5)}' $(MAKEFILE_LIST)
 
-##@ Generated files
+##@ Try
+.PHONY: demo
+demo: ## Four services, two users, the real sidecar: prints a table (JSON=1: an array); no cluster, no root
+	@JSON=$(JSON) go run ./hack/demo
+
+.PHONY: cluster
+cluster: ## Bring up a one-node cluster from source (root on Linux), or use the one of KUBECONFIG
+	@hack/cluster/up.sh
+
+.PHONY: deploy
+deploy: images ## Build the images, load and install them (with KUBECONFIG: see TAG, IMAGE_PREFIX)
+	@hack/deploy.sh
+
+.PHONY: undeploy
+undeploy: ## Remove everything that deploy installed, policies included
+	@source hack/cluster/common.sh; use_cluster; "$$KUBECTL" delete -k config/default --ignore-not-found
+
+.PHONY: cluster-down
+cluster-down: ## Take the cluster down; leaves nothing
+	@hack/cluster/down.sh
+
+##@ Test
+.PHONY: test
+test: ## Everything: generated files, units, API-server suites and, where possible, the cluster suite
+	@$(MAKE) verify
+	@$(MAKE) test-unit
+	@$(MAKE) test-integration
+	@if [ -n "$${KUBECONFIG:-}" ] || { [ "$$(uname -s)" = Linux ] && [ "$$(id -u)" = 0 ]; }; then \
+	  $(MAKE) test-e2e; \
+	else \
+	  echo "left out: the cluster suite (test/e2e), which needs root on Linux, or KUBECONFIG"; \
+	fi
+
+.PHONY: test-unit
+test-unit: ## Units and properties, with the race detector and a real Redis
+	@hack/packages.sh test
+	go test -race -timeout=15m $$(go list ./... | grep -vE '$(CLUSTER_TESTS)')
+
+.PHONY: test-integration
+test-integration: ## The operator against a real kube-apiserver and etcd
+	@hack/packages.sh test
+	KUBEBUILDER_ASSETS=$$(hack/cluster/kubernetes/build.sh apiserver) go test -count=1 -timeout=15m ./test/integration/...
+
+.PHONY: test-e2e
+test-e2e: images $(BIN)/images/e2e-app.tar ## Real pods in a real cluster, taken down afterwards (KEEP=1: left up)
+	@hack/test-e2e.sh
+
+.PHONY: verify
+verify: $(TOOLS)/controller-gen ## Fail with the names of files that are stale, unformatted or untidy
+	@hack/verify.sh $(TOOLS)/controller-gen
+
+.PHONY: lint
+lint: $(TOOLS)/golangci-lint ## golangci-lint with kube-api-linter on api/
+	$(TOOLS)/golangci-lint run
+
+##@ Build
 .PHONY: generate
-generate: $(CONTROLLER_GEN) ## Regenerate deepcopy code, CRDs and the operator's role from the Go sources
-	$(CONTROLLER_GEN) object:headerFile=hack/boilerplate.go.txt paths=./api/...
-	$(CONTROLLER_GEN) crd paths=./api/... output:crd:dir=config/crd/bases
-	$(CONTROLLER_GEN) rbac:roleName=weir-operator paths=./controllers/... output:rbac:dir=config/rbac
+generate: $(TOOLS)/controller-gen ## Regenerate deepcopy code, CRDs and the operator's role from the Go sources
+	$(TOOLS)/controller-gen object:headerFile=hack/boilerplate.go.txt paths=./api/...
+	$(TOOLS)/controller-gen crd paths=./api/... output:crd:dir=config/crd/bases
+	$(TOOLS)/controller-gen rbac:roleName=weir-operator paths=./controllers/... output:rbac:dir=config/rbac
+
+.PHONY: build
+build: ## Build bin/operator and bin/sidecar for this machine
+	$(GO_BUILD) -o $(BIN)/operator .
+	$(GO_BUILD) -o $(BIN)/sidecar ./sidecar
+
+.PHONY: images
+images: $(BIN)/images/operator.tar $(BIN)/images/sidecar.tar ## Build bin/images/operator.tar and sidecar.tar, without a container engine
+
+# image writes $@ from a package: name, package, user
+define image
+	@mkdir -p $(BIN)/linux_$(ARCH) $(BIN)/images
+	GOOS=linux GOARCH=$(ARCH) $(GO_BUILD) -o $(BIN)/linux_$(ARCH)/$(1) $(2)
+	@go -C hack/image run . -architecture $(ARCH) -tag weir-$(1):$(TAG) -user $(3):$(3) -output $@ \
+	  -entrypoint /$(4) $(BIN)/linux_$(ARCH)/$(1)=/$(4) /etc/ssl/certs/ca-certificates.crt=/etc/ssl/certs/ca-certificates.crt
+endef
+
+# Go knows what is new: always ask it.
+.PHONY: FORCE
+$(BIN)/images/operator.tar: FORCE
+	$(call image,operator,.,65532,operator)
+$(BIN)/images/sidecar.tar: FORCE
+	$(call image,sidecar,./sidecar,$(SIDECAR_UID),sidecar)
+$(BIN)/images/e2e-app.tar: FORCE
+	$(call image,e2e-app,./test/e2e/app,65532,app)
+
+$(TOOLS)/controller-gen: hack/tools/go.mod
+	go -C hack/tools build -o $@ sigs.k8s.io/controller-tools/cmd/controller-gen
+$(TOOLS)/golangci-lint: hack/tools/go.mod hack/tools/golangci-lint/main.go
+	go -C hack/tools build -o $@ ./golangci-lint
+
+.PHONY: tools
+tools: $(TOOLS)/controller-gen $(TOOLS)/golangci-lint ## Install the Debian packages and build the tools that the other targets use
+	@hack/packages.sh test cluster
+
+.PHONY: clean
+clean: ## Delete bin/ (the built Kubernetes stays in the user's cache)
+	rm -rf $(BIN)

@@ -37,3 +37,13 @@ require_linux_root() {
   [ "$(uname -s)" = Linux ] || die "a cluster of our own needs Linux; set KUBECONFIG to use another"
   [ "$(id -u)" = 0 ] || die "a cluster of our own needs root; set KUBECONFIG to use another"
 }
+
+# use_cluster exports KUBECONFIG and KUBECTL, and sets own where the cluster is ours.
+use_cluster() {
+  own=
+  export KUBECONFIG=${KUBECONFIG:-$run/kubeconfig} KUBECTL=${KUBECTL:-kubectl}
+  if [ "$KUBECONFIG" = "$run/kubeconfig" ]; then
+    alive || die "no cluster is up: run make cluster, or set KUBECONFIG"
+    own=1 KUBECTL=$run/bin/kubectl
+  fi
+}

@@ -19,13 +19,15 @@ fi
 ip link show "$link" >/dev/null 2>&1 && die "the interface $link exists: another cluster is up; take it down with its WEIR_CLUSTER_DIR"
 [ -z "$(find /sys/fs/cgroup -maxdepth 2 -name kubepods -print -quit)" ] || die "another kubelet runs on this machine: set KUBECONFIG to use its cluster"
 
-"$here/packages.sh"
+"$root/hack/packages.sh" cluster
 bin=$("$here/kubernetes/build.sh" cluster)
 "$here/images.sh" "$bin"
 started=$SECONDS
 
 mkdir -p "$run"/{logs,etc,pki,containerd,etcd,var/upper,var/work} /run/containerd
 chmod 700 "$run"
+ln -s "$bin" "$run/bin"
+ln -s "$bin/images" "$run/images"
 sysctl "${kernel_settings[@]}" >"$run/sysctl" 2>/dev/null || true
 "$here/pki.sh" "$run" "$node_ip" "$bin/kubectl"
 for template in "$here"/config/*; do

@@ -1,0 +1,57 @@
+#!/usr/bin/env bash
+# Installs config/default into the cluster of `make cluster`, with images that
+# `make images` built, or into the one that KUBECONFIG names, with images that
+# were pushed to where its nodes find them.
+# usage: [TAG=dev] [IMAGE_PREFIX=registry/path/] deploy.sh
+set -euo pipefail
+source "$(dirname "$0")/cluster/common.sh"
+tag=${TAG:-dev}
+prefix=${IMAGE_PREFIX:-}
+use_cluster
+images=("$root"/bin/images/{operator,sidecar}.tar)
+
+overlay=$root/bin/deploy
+mkdir -p "$overlay"
+cat >"$overlay/kustomization.yaml" <<X
+apiVersion: kustomize.config.k8s.io/v1beta1
+kind: Kustomization
+resources: [../../config/default]
+images:
+- {name: weir-operator, newName: ${prefix}weir-operator, newTag: "$tag"}
+patches:
+- patch: |
+    apiVersion: apps/v1
+    kind: Deployment
+    metadata: {name: weir-operator, namespace: weir-system}
+    spec:
+      template:
+        metadata:
+          annotations:
+            # New content under an old tag restarts the operator too.
+            weir.dev/images: "$(cat "${images[@]}" | sha256sum | cut -c1-16)"
+        spec:
+          containers:
+          - name: operator
+            env:
+            - {name: SIDECAR_IMAGE, value: "${prefix}weir-sidecar:$tag"}
+X
+if [ -n "$own" ]; then
+  "$here/load.sh" "${images[@]}" "$run/images/redis.tar" >/dev/null
+  cat >>"$overlay/kustomization.yaml" <<X
+- patch: |
+    - {op: replace, path: /spec/template/spec/containers/0/image, value: "weir-redis:1"}
+  target: {kind: Deployment, name: weir-redis}
+X
+else
+  echo "the cluster's nodes must be able to pull ${prefix}weir-operator:$tag and ${prefix}weir-sidecar:$tag" \
+    "(docker build --target operator|sidecar, then docker push; TAG and IMAGE_PREFIX choose the names)" >&2
+fi
+
+"$KUBECTL" apply -k "$overlay"
+for deployment in weir-redis weir-operator; do
+  "$KUBECTL" rollout status -n weir-system "deployment/$deployment" --timeout=180s || {
+    "$KUBECTL" get pods -n weir-system -o wide
+    "$KUBECTL" logs -n weir-system "deployment/$deployment" --tail=40 || true
+    die "$deployment did not start"
+  } >&2
+done

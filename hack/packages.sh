@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# Installs the Debian packages that are missing, where apt and root are there;
+# else names them and fails.
+# usage: packages.sh [test] [cluster]   test: for units and API-server suites; cluster: for make cluster
+set -euo pipefail
+PATH=$PATH:/usr/sbin:/sbin
+
+# what a package brings, and the package
+test="redis-server redis-server
+gcc gcc
+/usr/include/stdlib.h libc6-dev"
+cluster="containerd containerd
+runc runc
+nft nftables
+ip iproute2
+sysctl procps
+openssl openssl
+redis-server redis-server
+/usr/lib/cni/bridge containernetworking-plugins"
+
+missing=()
+for list in "$@"; do
+  while read -r brought package; do
+    command -v "$brought" >/dev/null || [ -e "$brought" ] || missing+=("$package")
+  done <<<"${!list}"
+done
+[ ${#missing[@]} -gt 0 ] || exit 0
+
+if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+  echo "please install, by your system's names for them, Debian's packages: ${missing[*]}" >&2
+  exit 1
+fi
+echo "installing ${missing[*]}" >&2
+export DEBIAN_FRONTEND=noninteractive
+apt-get -qq update >&2
+apt-get -qq install --yes --no-install-recommends "${missing[@]}" >&2 </dev/null
