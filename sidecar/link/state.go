@@ -46,13 +46,13 @@ func (c *Client) enter(next state, reason error) {
 	switch next {
 	case connected:
 		c.connected.Set(1)
-		c.logger.Info("the link to the operator works", "address", c.link.Address)
+		c.logger.Info("the link to the operator works", "address", c.current.Link.Address)
 	case rejecting: // the operator answers; reject has logged what is wrong
 		c.connected.Set(1)
 	default:
 		c.connected.Set(0)
 		c.logger.Warn("no link to the operator: the last rules stay in force, and it is asked again",
-			"state", string(next), "address", c.link.Address, "error", reason)
+			"state", string(next), "address", c.current.Link.Address, "error", reason)
 	}
 }
 

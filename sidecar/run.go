@@ -1,0 +1,185 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"runtime"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/weir-dev/weir/sidecar/capture"
+	"github.com/weir-dev/weir/sidecar/limiter"
+	"github.com/weir-dev/weir/sidecar/link"
+	"github.com/weir-dev/weir/sidecar/proxy"
+	"github.com/weir-dev/weir/sidecar/ruleset"
+)
+
+// options of the command run.
+type options struct {
+	outboundPort, inboundPort, localPort, healthPort uint16
+	stateDir, tokenFile                              string
+	drainTimeout                                     time.Duration
+}
+
+// sidecar is everything that serves, wired together.
+type sidecar struct {
+	limiter  *limiter.Limiter
+	proxy    *proxy.Proxy
+	link     *link.Client
+	health   *http.Server
+	local    *http.Server
+	draining atomic.Bool
+	failed   chan error // one of the servers ended
+}
+
+// run serves until a signal, then lets requests in flight end. A second signal
+// ends it at once.
+func run(o options, bootstrap *ruleset.Bootstrap, logger *slog.Logger, signals <-chan os.Signal) error {
+	s, err := wire(o, bootstrap, logger)
+	if err != nil {
+		return err
+	}
+	s.link.Restore() // before the first connection is accepted
+	if err := s.listen(o); err != nil {
+		return err
+	}
+	linked, unlink := context.WithCancel(context.Background())
+	defer unlink()
+	go s.link.Run(linked)
+	logger.Info("serving", "version", version, "namespace", bootstrap.Ruleset.Namespace)
+	select {
+	case err := <-s.failed:
+		return err
+	case <-signals:
+	}
+	logger.Info("draining", "timeout", o.drainTimeout.String())
+	drained := make(chan error, 1)
+	go func() { drained <- s.drain(o.drainTimeout) }()
+	select {
+	case err := <-drained:
+		if err != nil {
+			logger.Warn("what was still in flight after the drain timeout was cut", "error", err)
+		}
+		return nil
+	case <-signals:
+		return errors.New("ended at once by a second signal")
+	}
+}
+
+// wire makes the parts and connects them; nothing serves yet.
+func wire(o options, bootstrap *ruleset.Bootstrap, logger *slog.Logger) (*sidecar, error) {
+	registry := prometheus.NewRegistry()
+	buildInfo := prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "weir_sidecar_build_info", Help: "1, labelled with what was built.",
+		ConstLabels: prometheus.Labels{"version": version, "go_version": runtime.Version()},
+	})
+	buildInfo.Set(1)
+	registry.MustRegister(buildInfo, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+
+	s := &sidecar{failed: make(chan error, 4)}
+	s.limiter = limiter.New(limiter.Options{Logger: logger, Registerer: registry})
+	s.proxy = proxy.New(proxy.Config{
+		Taker: s.limiter, Destination: capture.OriginalDestination, Probes: bootstrap.Probes,
+		Registerer: registry, Logger: logger,
+	})
+	var err error
+	s.link, err = link.New(link.Config{
+		Bootstrap: &bootstrap.Ruleset, Apply: applier(s.proxy.Apply, s.limiter.Use),
+		TokenFile: o.tokenFile, StateDir: o.stateDir, Registerer: registry, Logger: logger,
+	})
+	if err != nil {
+		return nil, err
+	}
+	ready := func() bool { return s.link.Ready() && !s.draining.Load() }
+	s.health = server(healthHandler(ready, promhttp.HandlerFor(registry, promhttp.HandlerOpts{}), bootstrap.Probes), logger)
+	s.local = server(s.proxy.LocalHandler(), logger)
+	return s, nil
+}
+
+// applier puts a Ruleset in force whole or not at all. The rules go first: to
+// take them back costs nothing, while a store that is given up and taken back
+// loses its connections.
+func applier(rules func(*ruleset.Ruleset) error, store func(*ruleset.Store) error) func(*ruleset.Ruleset) error {
+	inForce := &ruleset.Ruleset{}
+	return func(next *ruleset.Ruleset) error {
+		if err := rules(next); err != nil {
+			return err
+		}
+		if err := store(next.Store); err != nil {
+			return errors.Join(fmt.Errorf("using the store: %w", err), rules(inForce))
+		}
+		inForce = next
+		return nil
+	}
+}
+
+// server is an HTTP server of our own, bounded in time and size.
+func server(handler http.Handler, logger *slog.Logger) *http.Server {
+	return &http.Server{
+		Handler:           handler,
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       10 * time.Second,
+		IdleTimeout:       time.Minute,
+		MaxHeaderBytes:    16 << 10,
+		ErrorLog:          slog.NewLogLogger(logger.Handler(), slog.LevelDebug),
+	}
+}
+
+// listen opens every port before it serves any, so that a port that is taken
+// is an error and not half a sidecar.
+func (s *sidecar) listen(o options) error {
+	ctx := context.Background()
+	outbound, err := capture.Listen(ctx, o.outboundPort)
+	if err != nil {
+		return err
+	}
+	inbound, err := capture.Listen(ctx, o.inboundPort)
+	if err != nil {
+		return err
+	}
+	var plain net.ListenConfig
+	local, err := plain.Listen(ctx, "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(int(o.localPort))))
+	if err != nil {
+		return fmt.Errorf("listening for the local API: %w", err)
+	}
+	health, err := plain.Listen(ctx, "tcp", ":"+strconv.Itoa(int(o.healthPort)))
+	if err != nil {
+		return fmt.Errorf("listening for health and metrics: %w", err)
+	}
+	go s.serve("outbound connections", func() error { return s.proxy.Serve(ruleset.Outbound, outbound) })
+	go s.serve("inbound connections", func() error { return s.proxy.Serve(ruleset.Inbound, inbound) })
+	go s.serve("the local API", func() error { return s.local.Serve(local) })
+	go s.serve("health and metrics", func() error { return s.health.Serve(health) })
+	return nil
+}
+
+// serve reports a server that ended before it was told to.
+func (s *sidecar) serve(what string, serve func() error) {
+	err := serve()
+	if err == nil || errors.Is(err, http.ErrServerClosed) || s.draining.Load() {
+		return
+	}
+	s.failed <- fmt.Errorf("serving %s: %w", what, err)
+}
+
+// drain lets requests in flight end, no longer than timeout. Health and
+// metrics answer until then.
+func (s *sidecar) drain(timeout time.Duration) error {
+	s.draining.Store(true)
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	err := errors.Join(s.proxy.Shutdown(ctx), s.local.Shutdown(ctx))
+	_ = s.health.Close()
+	s.limiter.Close()
+	return err
+}
