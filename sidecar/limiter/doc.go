@@ -20,7 +20,7 @@
 //     is admitted if nobody took meanwhile, and refused a microsecond earlier.
 //     It is negative if and only if some cost exceeds its n.
 //   - Once. A take that is sent again because its reply was lost counts once.
-//   - Bounded memory. A quota holds at most n entries, of some 25 bytes up to
+//   - Bounded memory. A quota holds at most n entries, of some 30 bytes up to
 //     128 entries and some 110 above, and none a second after its window
 //     passed without an admission.
 //   - Bounded time. Take and Remaining return within the store's timeout (and
@@ -57,6 +57,13 @@
 // over and all or nothing hold for what is admitted in the end. Between taking
 // and giving back another caller can be refused that would have had room: the
 // one case in which never late does not hold.
+//
+// # What Redis must allow
+//
+// An ACL user needs the keys ratelimit:* and the commands eval, evalsha, ping,
+// time, zadd, zcard, zcount, zrange, zrem, zremrangebyscore, zscore and pexpire;
+// on Redis Cluster also cluster|slots. With config|get the eviction policy is
+// checked. The tests run on Redis 7.0.
 //
 // # What breaks them
 //

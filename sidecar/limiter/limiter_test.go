@@ -148,6 +148,67 @@ func TestEntriesAreSmall(t *testing.T) {
 	}
 }
 
+// What Redis refuses to write it refuses before the first write.
+func TestFailedScriptsWriteNothing(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	l, client := newLimiter(t, server.URL()), server.Client()
+	if err := client.Set(t.Context(), "ratelimit:{bondhu/spotify:b}:60000", "somebody else's", 0).Err(); err != nil {
+		t.Fatal(err)
+	}
+	_, err := l.Take(t.Context(), []Take{perMinute("a", 1), perMinute("b", 1)})
+	if !errors.Is(err, ErrStore) || !strings.Contains(err.Error(), "WRONGTYPE") {
+		t.Errorf("a key of another type: error %v, want ErrStore that says WRONGTYPE", err)
+	}
+	if err := client.ConfigSet(t.Context(), "maxmemory", "1").Err(); err != nil {
+		t.Fatal(err)
+	}
+	_, err = l.Take(t.Context(), []Take{perMinute("a", 1), perMinute("c", 1)})
+	if !errors.Is(err, ErrStore) || !strings.Contains(err.Error(), "OOM") {
+		t.Errorf("no memory: error %v, want ErrStore that says OOM", err)
+	}
+	if keys := client.Keys(t.Context(), "*").Val(); len(keys) != 1 {
+		t.Errorf("Redis holds %q, want only what was there", keys)
+	}
+}
+
+// A user with the rights that the package comment lists is enough.
+func TestLeastPrivilege(t *testing.T) {
+	t.Parallel()
+	const single = "+eval +evalsha +ping +time +zadd +zcard +zcount +zrange +zrem +zremrangebyscore +zscore +pexpire"
+	server, cluster := redistest.Start(t), redistest.StartCluster(t)
+	for _, test := range []struct {
+		url, rights string
+		servers     []*redistest.Server
+	}{
+		{server.URL(), single, []*redistest.Server{server}},
+		{cluster.URL(), single + " +cluster|slots", cluster.Servers},
+	} {
+		user := []any{"ACL", "SETUSER", "weir", "on", ">pass", "~ratelimit:*"}
+		for right := range strings.FieldsSeq(test.rights) {
+			user = append(user, right)
+		}
+		for _, server := range test.servers {
+			if err := server.Client().Do(t.Context(), user...).Err(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		l, log := newLimiterOf(t, ruleset.Store{
+			URL: strings.Replace(test.url, "://", "://weir:pass@", 1), TimeoutMillis: patience.Milliseconds(),
+		})
+		eventually(t, "the store is up", func() bool { return testutil.ToFloat64(l.metrics.up) == 1 })
+		for i, want := range []bool{true, true, false} {
+			if decision := mustTake(t, l, perMinute("a", 2), perMinute("b", 3)); decision.Admitted != want {
+				t.Errorf("take %d: admitted %v, want %v", i, decision.Admitted, want)
+			}
+		}
+		l.Close()
+		if log.String() != "" {
+			t.Errorf("logged: %s", log)
+		}
+	}
+}
+
 // The largest cost passes: its members go to Redis in pieces.
 func TestLargestCost(t *testing.T) {
 	t.Parallel()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"slices"
 	"strconv"
 	"sync"
 	"syscall"
@@ -19,8 +20,10 @@ import (
 const (
 	// shortTimeout of a store that is about to fail.
 	shortTimeout = 100 * time.Millisecond
-	// busy is what a test allows for a machine that runs other tests.
-	busy = 150 * time.Millisecond
+	// late is what half of the answers may be late by, and busy what all may, on
+	// a machine that runs other tests.
+	late = 50 * time.Millisecond
+	busy = 500 * time.Millisecond
 )
 
 // failing asks at the same time and demands ErrStore in time from all.
@@ -28,7 +31,7 @@ func failing(t *testing.T, l *Limiter, takes ...Take) {
 	t.Helper()
 	var all sync.WaitGroup
 	var mu sync.Mutex
-	var slowest time.Duration
+	var durations []time.Duration
 	for range 80 { // more than there are connections
 		all.Go(func() {
 			start := time.Now()
@@ -36,16 +39,19 @@ func failing(t *testing.T, l *Limiter, takes ...Take) {
 			duration := time.Since(start)
 			mu.Lock()
 			defer mu.Unlock()
-			slowest = max(slowest, duration)
+			durations = append(durations, duration)
 			if !errors.Is(err, ErrStore) {
 				t.Errorf("error %v, want ErrStore", err)
 			}
 		})
 	}
 	all.Wait()
-	t.Logf("the slowest of 80 took %v with a timeout of %v", slowest, shortTimeout)
-	if slowest > shortTimeout+busy {
-		t.Errorf("the slowest error came after %v, want at most %v", slowest, shortTimeout+busy)
+	slices.Sort(durations)
+	median, slowest := durations[len(durations)/2], durations[len(durations)-1]
+	t.Logf("80 failures with a timeout of %v: half within %v, all within %v", shortTimeout, median, slowest)
+	if median > shortTimeout+late || slowest > shortTimeout+busy {
+		t.Errorf("half of the errors came within %v and all within %v, want at most %v and %v",
+			median, slowest, shortTimeout+late, shortTimeout+busy)
 	}
 }
 
