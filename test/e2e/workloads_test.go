@@ -45,6 +45,9 @@ func (b *podBuilder) serving(port int32) *podBuilder {
 	c := b.container()
 	c.Command = []string{"/app", "serve", fmt.Sprintf("-port=%d", port)}
 	c.Ports = []corev1.ContainerPort{{Name: "http", ContainerPort: port}}
+	if port < 1024 {
+		b.asRoot()
+	}
 	return b.probed(corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{Path: "/healthz", Port: intstr.FromString("http")}})
 }
 
@@ -76,6 +79,11 @@ func (b *podBuilder) as(hostname, subdomain string) *podBuilder {
 // sharingProcesses lets the application see, and kill, the sidecar's process.
 func (b *podBuilder) sharingProcesses() *podBuilder {
 	b.Spec.ShareProcessNamespace = ptr.To(true)
+	return b.asRoot()
+}
+
+func (b *podBuilder) asRoot() *podBuilder {
+	b.container().SecurityContext = &corev1.SecurityContext{RunAsUser: ptr.To[int64](0)}
 	return b
 }
 
