@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"net"
 	"net/http"
@@ -118,12 +117,13 @@ func TestRulesetIsAppliedWholeOrNotAtAll(t *testing.T) {
 
 func TestHealth(t *testing.T) {
 	t.Parallel()
-	application, err := net.Listen("tcp", "127.0.0.1:0")
+	var config net.ListenConfig
+	application, err := config.Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	open := uint16(application.Addr().(*net.TCPAddr).Port)
-	dead, err := net.Listen("tcp", "127.0.0.1:0")
+	dead, err := config.Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -138,7 +138,11 @@ func TestHealth(t *testing.T) {
 	t.Cleanup(server.Close)
 	ask := func(reason, path string, want int) {
 		t.Helper()
-		response, err := server.Client().Get(server.URL + path)
+		request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, server.URL+path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		response, err := server.Client().Do(request)
 		if err != nil {
 			t.Fatalf("%s: %v", reason, err)
 		}
@@ -163,7 +167,7 @@ func TestHealth(t *testing.T) {
 // A sidecar lives beside every pod: its size is everybody's cost.
 func TestSidecarLinksNoKubernetesLibrary(t *testing.T) {
 	t.Parallel()
-	out, err := exec.CommandContext(context.Background(), "go", "list", "-deps", ".").Output()
+	out, err := exec.CommandContext(t.Context(), "go", "list", "-deps", ".").Output()
 	if err != nil {
 		t.Fatalf("listing what the sidecar imports: %v", err)
 	}

@@ -45,7 +45,7 @@ func buildAndRun(m *testing.M) int {
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
 	binary = filepath.Join(dir, "sidecar")
-	build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", binary, ".")
+	build := exec.CommandContext(context.Background(), "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", binary, ".")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		fmt.Printf("building the sidecar: %v\n%s", err, out)
@@ -104,7 +104,7 @@ func newPod(t *testing.T) *pod {
 // startRedis starts a redis-server on the peer and waits until it accepts.
 func (p *pod) startRedis() {
 	p.t.Helper()
-	p.redis = p.peer.Start(exec.Command("redis-server", "--bind", netns.Peer4, "--port", "6379",
+	p.redis = p.peer.Start(exec.CommandContext(p.t.Context(), "redis-server", "--bind", netns.Peer4, "--port", "6379",
 		"--protected-mode", "no", "--save", "", "--appendonly", "no", "--dir", p.dir))
 	p.eventually("Redis accepts", func() error {
 		conn, err := p.peer.Dial(context.Background(), net.Dialer{}, 0, netns.Peer4+":6379")
@@ -119,7 +119,7 @@ func (p *pod) startRedis() {
 func (p *pod) install() {
 	p.t.Helper()
 	var out bytes.Buffer
-	command := exec.Command(binary, "capture", "--inbound-ports=8080", "--outbound-ports=80")
+	command := exec.CommandContext(p.t.Context(), binary, "capture", "--inbound-ports=8080", "--outbound-ports=80")
 	command.Stdout, command.Stderr = &out, &out
 	process := p.Start(command)
 	if err := p.ended(process); err != nil {
@@ -134,7 +134,7 @@ func (p *pod) launch(bootstrap *ruleset.Bootstrap) *netns.Process {
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	command := exec.Command(binary, "--state-dir="+p.dir, "--token-file="+filepath.Join(p.dir, "token"))
+	command := exec.CommandContext(p.t.Context(), binary, "--state-dir="+p.dir, "--token-file="+filepath.Join(p.dir, "token"))
 	command.Env = []string{ruleset.BootstrapEnv + "=" + string(encoded)}
 	command.Stdout, command.Stderr = p.logs, p.logs
 	command.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: ruleset.UID, Gid: ruleset.UID}}
@@ -146,15 +146,11 @@ func (p *pod) start(bootstrap *ruleset.Bootstrap) *netns.Process {
 	p.t.Helper()
 	process := p.launch(bootstrap)
 	p.eventually("the sidecar is ready", func() error {
-		response, err := p.from(p.peer, 0).Get("http://" + netns.Pod4 + ":14020/readyz")
-		if err != nil {
-			return err
+		status, _, err := p.try(p.from(p.peer, 0), "http://"+netns.Pod4+":14020/readyz", "pod", "")
+		if err == nil && status != http.StatusOK {
+			err = fmt.Errorf("readyz answers %d", status)
 		}
-		_ = response.Body.Close()
-		if response.StatusCode != http.StatusOK {
-			return fmt.Errorf("readyz answers %d", response.StatusCode)
-		}
-		return nil
+		return err
 	})
 	return process
 }
@@ -188,22 +184,28 @@ func (p *pod) from(host *netns.Host, uid int) *http.Client {
 // status and body.
 func (p *pod) ask(client *http.Client, url, host, user string) (int, string) {
 	p.t.Helper()
-	request, err := http.NewRequest(http.MethodGet, url, nil)
+	status, body, err := p.try(client, url, host, user)
 	if err != nil {
-		p.t.Fatal(err)
+		p.t.Fatalf("asking %s: %v", url, err)
+	}
+	return status, body
+}
+
+// try is ask where an error is expected, or not on the test's goroutine.
+func (p *pod) try(client *http.Client, url, host, user string) (int, string, error) {
+	request, err := http.NewRequestWithContext(p.t.Context(), http.MethodGet, url, nil)
+	if err != nil {
+		return 0, "", err
 	}
 	request.Host = host
 	request.Header.Set("X-User-ID", user)
 	response, err := client.Do(request)
 	if err != nil {
-		p.t.Fatalf("asking %s: %v", url, err)
+		return 0, "", err
 	}
 	defer func() { _ = response.Body.Close() }()
 	body, err := io.ReadAll(response.Body)
-	if err != nil {
-		p.t.Fatalf("reading the answer of %s: %v", url, err)
-	}
-	return response.StatusCode, string(body)
+	return response.StatusCode, string(body), err
 }
 
 // eventually waits until a condition that nothing tells of holds.

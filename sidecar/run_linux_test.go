@@ -141,9 +141,9 @@ func TestRequestsInFlightEndBeforeTheSidecar(t *testing.T) {
 	sidecar := p.start(bootstrap(r))
 	answered := make(chan error, 1)
 	go func() {
-		response, err := p.from(p.Host, application).Get("http://" + netns.Peer4 + "/")
-		if err == nil {
-			err = response.Body.Close()
+		status, body, err := p.try(p.from(p.Host, application), "http://"+netns.Peer4+"/", "other.example", "")
+		if err == nil && status != http.StatusOK {
+			err = fmt.Errorf("status %d: %s", status, body)
 		}
 		answered <- err
 	}()
@@ -179,7 +179,7 @@ func TestSecondSignalEndsAtOnce(t *testing.T) {
 	r := p.rules(3)
 	p.operator.program(r)
 	sidecar := p.start(bootstrap(r))
-	go func() { _, _ = p.from(p.Host, application).Get("http://" + netns.Peer4 + "/") }()
+	go func() { _, _, _ = p.try(p.from(p.Host, application), "http://"+netns.Peer4+"/", "other.example", "") }()
 	<-arrived
 	if err := sidecar.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)

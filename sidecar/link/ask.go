@@ -22,7 +22,6 @@ import (
 
 // Bounds in bytes on what comes from outside.
 const (
-	maxRuleset = 8 << 20
 	maxToken   = 64 << 10
 	maxVersion = 128
 	maxReason  = 1 << 10
@@ -36,13 +35,14 @@ func (c *Client) ask(ctx context.Context) (*ruleset.Ruleset, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, c.limits.request)
 	defer cancel()
-	ctx, done := c.whenHeld(ctx)
-	defer done()
-	request, err := c.request(ctx)
+	held, answered := c.whenHeld(ctx)
+	defer answered()
+	request, err := c.request(held)
 	if err != nil {
 		return nil, err
 	}
 	response, err := c.http.Do(request)
+	answered()
 	if err != nil {
 		return nil, fmt.Errorf("asking the operator: %w", err)
 	}
@@ -51,7 +51,7 @@ func (c *Client) ask(ctx context.Context) (*ruleset.Ruleset, error) {
 	case http.StatusNoContent:
 		return nil, nil
 	case http.StatusOK:
-		return decode(response.Body)
+		return decode(response.Body, c.limits.ruleset)
 	default:
 		// The next request may reach another replica of the operator.
 		c.http.CloseIdleConnections()
@@ -92,7 +92,7 @@ func report(current *ruleset.Ruleset, rejected *ruleset.Rejection) ruleset.Repor
 // whenHeld enters connected when the request, once written, stays open: the
 // operator refuses at once, so one that it holds was accepted. Otherwise a link
 // that works would show only when the first answer comes, up to 30 s later.
-func (c *Client) whenHeld(ctx context.Context) (_ context.Context, done func()) {
+func (c *Client) whenHeld(ctx context.Context) (_ context.Context, answered func()) {
 	var mu sync.Mutex
 	var timer *time.Timer
 	ended := false
@@ -142,13 +142,14 @@ func (c *Client) dialFor(link ruleset.Link) error {
 	c.link = link
 	c.http = &http.Client{
 		Transport: &http.Transport{
-			Proxy:               nil, // the environment's proxy is the application's business
-			DialContext:         dialer.DialContext,
-			TLSClientConfig:     &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS13},
-			TLSHandshakeTimeout: 5 * time.Second,
-			DisableCompression:  true,
-			MaxIdleConns:        1,
-			MaxConnsPerHost:     1,
+			Proxy:                  nil, // the environment's proxy is the application's business
+			DialContext:            dialer.DialContext,
+			TLSClientConfig:        &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS13},
+			TLSHandshakeTimeout:    5 * time.Second,
+			DisableCompression:     true,
+			MaxIdleConns:           1,
+			MaxConnsPerHost:        1,
+			MaxResponseHeaderBytes: 16 << 10,
 		},
 		// The token is for the operator alone.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
@@ -186,13 +187,13 @@ func acceptable(r *ruleset.Ruleset, namespace string) error {
 }
 
 // decode reads a Ruleset of bounded size; unknown fields are a newer operator's.
-func decode(from io.Reader) (*ruleset.Ruleset, error) {
-	encoded, err := io.ReadAll(io.LimitReader(from, maxRuleset+1))
+func decode(from io.Reader, most int64) (*ruleset.Ruleset, error) {
+	encoded, err := io.ReadAll(io.LimitReader(from, most+1))
 	if err != nil {
 		return nil, fmt.Errorf("reading a Ruleset: %w", err)
 	}
-	if len(encoded) > maxRuleset {
-		return nil, failure{nonsense, fmt.Errorf("a Ruleset of more than %d bytes: select fewer policies for this pod", maxRuleset)}
+	if int64(len(encoded)) > most {
+		return nil, failure{nonsense, fmt.Errorf("a Ruleset of more than %d bytes: select fewer policies for this pod", most)}
 	}
 	r := new(ruleset.Ruleset)
 	if err := json.Unmarshal(encoded, r); err != nil {

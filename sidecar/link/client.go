@@ -66,13 +66,14 @@ type Client struct {
 	ready bool
 }
 
-// limits in time; tests shorten them.
+// limits in time and size; tests lower them.
 type limits struct {
-	request       time.Duration // one request, answer included; the server holds it for 30 s
-	held          time.Duration // a request that is open for so long was accepted
-	interval      time.Duration // least time between the starts of two requests
-	firstBackoff  time.Duration
-	longestWaited time.Duration
+	ruleset        int64         // bytes of an encoded Ruleset
+	request        time.Duration // one request, answer included; the server holds it for 30 s
+	held           time.Duration // a request that is open for so long was accepted
+	interval       time.Duration // least time between the starts of two requests
+	firstBackoff   time.Duration
+	longestBackoff time.Duration
 }
 
 // New makes a Client; it neither reads nor sends anything.
@@ -92,11 +93,12 @@ func New(cfg Config) (*Client, error) {
 		saved:     filepath.Join(cfg.StateDir, savedName),
 		logger:    cfg.Logger,
 		limits: limits{
-			request:       60 * time.Second,
-			held:          2 * time.Second,
-			interval:      100 * time.Millisecond,
-			firstBackoff:  100 * time.Millisecond,
-			longestWaited: 5 * time.Second,
+			ruleset:        8 << 20,
+			request:        60 * time.Second,
+			held:           2 * time.Second,
+			interval:       100 * time.Millisecond,
+			firstBackoff:   100 * time.Millisecond,
+			longestBackoff: 5 * time.Second,
 		},
 		connected: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "weir_sidecar_link_connected",
@@ -117,12 +119,12 @@ func New(cfg Config) (*Client, error) {
 	return c, nil
 }
 
-// Restore puts the saved Ruleset in force, else the Bootstrap's. When neither
-// can be applied it says so, here and in the next Report, and the link may
-// bring one that can.
+// Restore puts the saved Ruleset in force, which came after the Bootstrap, else
+// the Bootstrap itself. When neither can be applied it says so, here and in the
+// next Report, and the link may bring one that can.
 func (c *Client) Restore() {
 	bootstrap := c.current
-	saved, err := load(c.saved, bootstrap.Namespace)
+	saved, err := load(c.saved, bootstrap.Namespace, c.limits.ruleset)
 	if err != nil {
 		c.logger.Warn("ignoring the saved Ruleset", "file", c.saved, "error", err)
 	}
@@ -171,7 +173,7 @@ func (c *Client) Run(ctx context.Context) {
 			failures = 0
 		} else {
 			failures++
-			pause = max(pause, backoff(failures, c.limits.firstBackoff, c.limits.longestWaited, rand.Float64()))
+			pause = max(pause, backoff(failures, c.limits.firstBackoff, c.limits.longestBackoff, rand.Float64()))
 		}
 		select {
 		case <-ctx.Done():

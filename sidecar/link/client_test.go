@@ -113,7 +113,7 @@ func TestRejectedRulesetLeavesTheOldOneInForce(t *testing.T) {
 				c.reason, got.Version, got.Rejected.Reason, good.Version, c.says)
 		}
 	}
-	saved, err := load(p.saved, "bondhu")
+	saved, err := load(p.saved, "bondhu", maxRuleset)
 	if err != nil || saved.Version != good.Version {
 		t.Errorf("saved is %v, %v; expected the good Ruleset", saved, err)
 	}
@@ -142,7 +142,7 @@ func TestTroubleIsLoggedOnceAndPasses(t *testing.T) {
 		{"the answer is not JSON", func(o *operator) { o.raw = writeBodyOf("<html>") }, "not valid JSON"},
 		{"the answer is too large", func(o *operator) {
 			o.raw = writeBodyOf(`{"version":"` + strings.Repeat("x", maxRuleset) + `"}`)
-		}, "more than 8388608 bytes"},
+		}, "more than 16384 bytes"},
 	} {
 		t.Run(c.reason, func(t *testing.T) {
 			t.Parallel()

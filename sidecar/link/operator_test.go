@@ -33,6 +33,9 @@ import (
 // deadline bounds every wait of these tests; none takes nearly as long.
 const deadline = 20 * time.Second
 
+// maxRuleset is as small as these tests' Rulesets allow, to be quick.
+const maxRuleset = 16 << 10
+
 // operator speaks the contract of ruleset/link.go over TLS: it answers a
 // Report at once when it knows another Ruleset, and holds it otherwise.
 type operator struct {
@@ -223,9 +226,10 @@ func newPod(t *testing.T, bootstrap *ruleset.Ruleset, dir string) *pod {
 	if err != nil {
 		t.Fatal(err)
 	}
+	client.limits.ruleset = maxRuleset
 	client.limits.interval = time.Millisecond
 	client.limits.firstBackoff = time.Millisecond
-	client.limits.longestWaited = 20 * time.Millisecond
+	client.limits.longestBackoff = 20 * time.Millisecond
 	p.Client = client
 	return p
 }

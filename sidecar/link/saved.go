@@ -17,7 +17,7 @@ import (
 const savedName = "ruleset.json"
 
 // load returns the saved Ruleset, or nil when there is none.
-func load(file, namespace string) (*ruleset.Ruleset, error) {
+func load(file, namespace string, most int64) (*ruleset.Ruleset, error) {
 	f, err := os.Open(file)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -26,7 +26,7 @@ func load(file, namespace string) (*ruleset.Ruleset, error) {
 		return nil, err
 	}
 	defer func() { _ = f.Close() }()
-	r, err := decode(f)
+	r, err := decode(f, most)
 	if err != nil {
 		return nil, err
 	}

@@ -20,8 +20,10 @@ import (
 
 // The addresses of a Pair, which nobody has (RFC 5737, RFC 3849).
 const (
-	Pod4, Pod6   = "192.0.2.1", "2001:db8::1"
-	Peer4, Peer6 = "192.0.2.2", "2001:db8::2"
+	Pod4  = "192.0.2.1"
+	Pod6  = "2001:db8::1"
+	Peer4 = "192.0.2.2"
+	Peer6 = "2001:db8::2"
 )
 
 // dialTimeout bounds a Dial; none takes nearly as long.
@@ -129,7 +131,8 @@ func (h *Host) Listen(address string) net.Listener {
 	h.t.Helper()
 	var listener net.Listener
 	var err error
-	h.As(0, func() { listener, err = net.Listen("tcp", address) })
+	var config net.ListenConfig
+	h.As(0, func() { listener, err = config.Listen(h.t.Context(), "tcp", address) })
 	if err != nil {
 		h.t.Fatal(err)
 	}
@@ -193,7 +196,9 @@ func (h *Host) ip(arguments string) {
 	h.t.Helper()
 	var out []byte
 	var err error
-	h.As(0, func() { out, err = exec.Command("ip", strings.Fields(arguments)...).CombinedOutput() })
+	h.As(0, func() {
+		out, err = exec.CommandContext(h.t.Context(), "ip", strings.Fields(arguments)...).CombinedOutput()
+	})
 	if err != nil {
 		h.t.Fatalf("ip %s: %v: %s", arguments, err, out)
 	}
