@@ -58,6 +58,7 @@ test: ## Everything: generated files, units, API-server suites and, where possib
 .PHONY: test-unit
 test-unit: ## Units and properties, with the race detector and a real Redis
 	@hack/packages.sh test
+	go -C hack/image test ./...
 	go test -race -timeout=15m $$(go list ./... | grep -vE '$(CLUSTER_TESTS)')
 
 .PHONY: test-integration

@@ -32,5 +32,5 @@ if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
 fi
 echo "installing ${missing[*]}" >&2
 export DEBIAN_FRONTEND=noninteractive
-apt-get -qq update >&2
-apt-get -qq install --yes --no-install-recommends "${missing[@]}" >&2 </dev/null
+apt-get -qq update >/dev/null
+apt-get -qq -o Dpkg::Use-Pty=0 install --yes --no-install-recommends "${missing[@]}" >/dev/null </dev/null

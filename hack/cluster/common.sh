@@ -8,6 +8,8 @@ here=$(dirname "$(realpath "${BASH_SOURCE[0]}")")
 root=$(realpath "$here/../..")
 # Everything on disk, logs included, is under here.
 run=${WEIR_CLUSTER_DIR:-${XDG_RUNTIME_DIR:-/run}/weir-cluster}
+# A file in it that says that the folder is ours to delete.
+marker=.weir-cluster
 # The only thing outside of the namespaces: one end of a veth pair, through
 # which this machine reaches the API server.
 link=weir0
@@ -20,7 +22,8 @@ kernel_settings=(vm.overcommit_memory vm.panic_on_oom kernel.panic kernel.panic_
 die() { echo "cluster: $*" >&2; exit 1; }
 
 # alive says whether the node's first process still runs.
-alive() { [ -f "$run/pid" ] && grep -qsaF "$here/node.sh" "/proc/$(cat "$run/pid")/cmdline"; }
+alive() { [ -f "$run/pid" ] && is_node "$(cat "$run/pid")"; }
+is_node() { grep -qsaF hack/cluster/node.sh "/proc/$1/cmdline"; }
 
 # wait_for SECONDS WHAT COMMAND… runs the command until it succeeds.
 wait_for() {

@@ -8,6 +8,7 @@ if [ ! -e "$run" ] && ! ip link show "$link" >/dev/null 2>&1; then
   exit
 fi
 require_linux_root
+[ ! -e "$run" ] || [ -e "$run/$marker" ] || die "$run is not a cluster's folder: delete it yourself, or choose another WEIR_CLUSTER_DIR"
 
 if alive; then
   first=$(cat "$run/pid")

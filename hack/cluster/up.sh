@@ -24,6 +24,8 @@ bin=$("$here/kubernetes/build.sh" cluster)
 "$here/images.sh" "$bin"
 started=$SECONDS
 
+mkdir -p "$run"
+touch "$run/$marker"
 mkdir -p "$run"/{logs,etc,pki,containerd,etcd,var/upper,var/work} /run/containerd
 chmod 700 "$run"
 ln -s "$bin" "$run/bin"
@@ -41,7 +43,7 @@ unshare=$!
 for _ in $(seq 100); do
   first=$(cat "/proc/$unshare/task/$unshare/children" 2>/dev/null || true)
   first=${first%% *}
-  grep -qsaF "$here/node.sh" "/proc/$first/cmdline" && break
+  is_node "$first" && break
   sleep 0.05
 done
 [ -n "$first" ] || die "the node did not start: $(cat "$run/logs/node.log")"
