@@ -1,0 +1,205 @@
+package link
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"maps"
+	"reflect"
+	"slices"
+	"sync"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/weir-dev/weir/sidecar/ruleset"
+)
+
+// Acknowledgement is the last thing that a pod said about itself.
+type Acknowledgement struct {
+	Namespace string              `json:"namespace"`
+	Pod       string              `json:"pod"`
+	UID       types.UID           `json:"uid"`
+	Enforcing []ruleset.PolicyRef `json:"enforcing,omitempty"`
+	Rejected  *ruleset.Rejection  `json:"rejected,omitempty"`
+	// Seen is when the replica that the pod asked received it.
+	Seen time.Time `json:"seen"`
+}
+
+// Enforces says whether the pod enforces this edit of a policy.
+func (a Acknowledgement) Enforces(uid types.UID, generation int64) bool {
+	return slices.ContainsFunc(a.Enforcing, func(ref ruleset.PolicyRef) bool {
+		return ref.UID == string(uid) && ref.Generation == generation
+	})
+}
+
+// Acknowledgements remembers the last of every pod that lives: of those that
+// asked this replica, and, at the leader, of those that asked a peer.
+type Acknowledgements struct {
+	// epoch names this memory, which a restart empties.
+	epoch string
+	// changed has the key "" for whatever was heard here.
+	changed bells
+
+	mu         sync.Mutex
+	sequence   uint64
+	namespaces map[string]map[types.UID]entry
+	notify     func(namespace string)
+}
+
+type entry struct {
+	Acknowledgement
+	// sequence of what was heard here; 0 for what a peer heard.
+	sequence uint64
+}
+
+// NewAcknowledgements remembers nothing yet.
+func NewAcknowledgements() *Acknowledgements {
+	return &Acknowledgements{
+		epoch:      rand.Text(),
+		namespaces: map[string]map[types.UID]entry{},
+		notify:     func(string) {},
+	}
+}
+
+// Notify sets who is told the namespace of every change.
+func (a *Acknowledgements) Notify(notify func(namespace string)) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.notify = notify
+}
+
+// Of is what the pods of a namespace said, by their UID.
+func (a *Acknowledgements) Of(namespace string) map[types.UID]Acknowledgement {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	said := make(map[types.UID]Acknowledgement, len(a.namespaces[namespace]))
+	for uid, e := range a.namespaces[namespace] {
+		said[uid] = e.Acknowledgement
+	}
+	return said
+}
+
+// Record keeps what a pod said to this replica.
+func (a *Acknowledgements) Record(said Acknowledgement) {
+	a.mu.Lock()
+	before, known := a.namespaces[said.Namespace][said.UID]
+	news := !known || !same(before.Acknowledgement, said)
+	next := entry{Acknowledgement: said, sequence: before.sequence}
+	if news || before.sequence == 0 {
+		a.sequence++
+		next.sequence = a.sequence
+	}
+	a.put(next)
+	notify, published := a.notify, next.sequence != before.sequence
+	a.mu.Unlock()
+	if news {
+		notify(said.Namespace)
+	}
+	if published {
+		a.changed.ring("")
+	}
+}
+
+// merge keeps what a pod said to a peer, unless it said something later.
+func (a *Acknowledgements) merge(said Acknowledgement) {
+	a.mu.Lock()
+	before, known := a.namespaces[said.Namespace][said.UID]
+	if known && !before.Seen.Before(said.Seen) {
+		a.mu.Unlock()
+		return
+	}
+	a.put(entry{Acknowledgement: said})
+	notify := a.notify
+	a.mu.Unlock()
+	if !known || !same(before.Acknowledgement, said) {
+		notify(said.Namespace)
+	}
+}
+
+func (a *Acknowledgements) put(e entry) {
+	if a.namespaces[e.Namespace] == nil {
+		a.namespaces[e.Namespace] = map[types.UID]entry{}
+	}
+	a.namespaces[e.Namespace][e.UID] = e
+}
+
+// same says whether two reports of a pod say the same.
+func same(a, b Acknowledgement) bool {
+	return slices.Equal(a.Enforcing, b.Enforcing) && reflect.DeepEqual(a.Rejected, b.Rejected)
+}
+
+// Forget a pod that is gone.
+func (a *Acknowledgements) Forget(namespace string, uid types.UID) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delete(a.namespaces[namespace], uid)
+	if len(a.namespaces[namespace]) == 0 {
+		delete(a.namespaces, namespace)
+	}
+}
+
+// sweep forgets the pods that do not live: a peer may tell of one that this
+// replica saw go before.
+func (a *Acknowledgements) sweep(lives func(namespace, pod string, uid types.UID) bool) {
+	a.mu.Lock()
+	entries := a.entries()
+	a.mu.Unlock()
+	for _, e := range entries {
+		if !lives(e.Namespace, e.Pod, e.UID) {
+			a.Forget(e.Namespace, e.UID)
+		}
+	}
+}
+
+func (a *Acknowledgements) entries() []entry {
+	var all []entry
+	for _, pods := range a.namespaces {
+		all = slices.AppendSeq(all, maps.Values(pods))
+	}
+	return all
+}
+
+// page is some of what a replica heard, oldest first.
+type page struct {
+	Epoch string `json:"epoch"`
+	// Sequence to ask for what follows with.
+	Sequence         uint64            `json:"sequence"`
+	Acknowledgements []Acknowledgement `json:"acknowledgements"`
+}
+
+// maxPage bounds the acknowledgements of a page.
+const maxPage = 1000
+
+// after waits until this replica has heard something after a sequence of its
+// epoch, and returns it; an empty page when ctx ends first.
+func (a *Acknowledgements) after(ctx context.Context, epoch string, sequence uint64) page {
+	if epoch != a.epoch {
+		sequence = 0
+	}
+	rung, hangUp := a.changed.listen("")
+	defer hangUp()
+	for {
+		if next := a.heardAfter(sequence); len(next.Acknowledgements) > 0 {
+			return next
+		}
+		select {
+		case <-rung:
+		case <-ctx.Done():
+			return page{Epoch: a.epoch, Sequence: sequence}
+		}
+	}
+}
+
+func (a *Acknowledgements) heardAfter(sequence uint64) page {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	heard := slices.DeleteFunc(a.entries(), func(e entry) bool { return e.sequence <= sequence })
+	slices.SortFunc(heard, func(x, y entry) int { return cmp.Compare(x.sequence, y.sequence) })
+	next := page{Epoch: a.epoch, Sequence: sequence}
+	for _, e := range heard[:min(len(heard), maxPage)] {
+		next.Sequence = e.sequence
+		next.Acknowledgements = append(next.Acknowledgements, e.Acknowledgement)
+	}
+	return next
+}

@@ -1,0 +1,243 @@
+package link
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/weir-dev/weir/api/v1alpha1"
+	"github.com/weir-dev/weir/sidecar/ruleset"
+)
+
+const (
+	// podPatience is how long the cache may take to learn of a pod. A sidecar
+	// takes a request that is held for 2 s for accepted.
+	podPatience = time.Second
+	maxReason   = 1 << 10
+)
+
+// authenticated lets a request pass that has a token which means something.
+func (s *Server) authenticated(next func(http.ResponseWriter, *http.Request, caller)) http.Handler {
+	return s.metrics.counted(func(w http.ResponseWriter, r *http.Request) {
+		token := ""
+		if scheme, credentials, _ := strings.Cut(r.Header.Get("Authorization"), " "); strings.EqualFold(scheme, "Bearer") {
+			token = strings.TrimSpace(credentials)
+		}
+		found, err := s.tokens.authenticate(r.Context(), token)
+		switch {
+		case errors.Is(err, errUnauthenticated):
+			w.Header().Set("WWW-Authenticate", `Bearer realm="weir"`)
+			refuse(w, http.StatusUnauthorized, "A service account token with audience "+ruleset.Audience+" is required.")
+		case err != nil:
+			s.options.Logger.Error(err, "cannot review tokens: sidecars keep the rules that they have")
+			w.Header().Set("Retry-After", "1")
+			refuse(w, http.StatusServiceUnavailable, "The API server cannot be asked whose token it is. Try again.")
+		default:
+			next(w, r, found)
+		}
+	})
+}
+
+// serveRuleset answers one Report: see ruleset.LinkPath.
+func (s *Server) serveRuleset(w http.ResponseWriter, r *http.Request, from caller) {
+	if from.uid == "" {
+		refuse(w, http.StatusForbidden, "The token of "+from.username+" is not bound to a pod: only a pod's own projected token may ask.")
+		return
+	}
+	report, status, err := readReport(w, r)
+	if err != nil {
+		refuse(w, status, err.Error())
+		return
+	}
+	superseded, done := s.turns.take(from.uid)
+	defer done()
+	rung, hangUp := s.options.Rulesets.listen(from.pod)
+	defer hangUp()
+	if err := s.admitPod(r.Context(), from, rung); err != nil {
+		refuse(w, http.StatusForbidden, err.Error())
+		return
+	}
+	s.options.Acknowledgements.Record(Acknowledgement{
+		Namespace: from.pod.Namespace, Pod: from.pod.Name, UID: from.uid,
+		Enforcing: report.Enforcing, Rejected: report.Rejected, Seen: time.Now(),
+	})
+
+	s.metrics.held.Inc()
+	next, err := s.newer(r.Context(), from, report, rung, superseded)
+	s.metrics.held.Dec()
+	writeWithin(w, requestTimeout)
+	switch {
+	case err != nil:
+		s.options.Logger.Error(err, "cannot answer a sidecar", "namespace", from.pod.Namespace, "pod", from.pod.Name)
+		w.Header().Set("Retry-After", "1")
+		refuse(w, http.StatusServiceUnavailable, "The pod's Ruleset cannot be computed now. Try again.")
+	case next == nil:
+		w.WriteHeader(http.StatusNoContent)
+	default:
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = w.Write(next.body) // a sidecar that is gone asks again
+	}
+}
+
+// newer waits until the pod's Ruleset is another than the one that it enforces
+// or has rejected; nil when there is none for now.
+func (s *Server) newer(ctx context.Context, from caller, report ruleset.Report, rung, superseded <-chan struct{}) (*answer, error) {
+	patience := time.NewTimer(s.options.Patience)
+	defer patience.Stop()
+	for {
+		pod, err := s.podOf(ctx, from)
+		if err != nil {
+			return nil, nil // gone meanwhile: its next request is told so
+		}
+		current, err := s.options.Rulesets.of(ctx, pod)
+		if err != nil {
+			return nil, err
+		}
+		rejected := report.Rejected != nil && report.Rejected.Version == current.version
+		if current.version != report.Version && !rejected {
+			return current, nil
+		}
+		select {
+		case <-rung:
+		case <-superseded:
+			return nil, nil
+		case <-patience.C:
+			return nil, nil
+		case <-ctx.Done():
+			return nil, nil
+		}
+	}
+}
+
+// admitPod waits a little for a pod that the cache does not know yet.
+func (s *Server) admitPod(ctx context.Context, from caller, rung <-chan struct{}) error {
+	waiting, cancel := context.WithTimeout(ctx, podPatience)
+	defer cancel()
+	for {
+		_, err := s.podOf(ctx, from)
+		if !errors.Is(err, errNoPod) {
+			return err
+		}
+		select {
+		case <-rung:
+		case <-waiting.Done():
+			return err
+		}
+	}
+}
+
+var errNoPod = errors.New("The pod that the token is bound to does not exist (any more).") //nolint:staticcheck // a sentence of an answer
+
+// podOf is the pod that a token is bound to: not one of the same name.
+func (s *Server) podOf(ctx context.Context, from caller) (*corev1.Pod, error) {
+	pod := &corev1.Pod{}
+	err := s.options.Cache.Get(ctx, from.pod, pod)
+	switch {
+	case apierrors.IsNotFound(err), err == nil && pod.UID != from.uid:
+		return nil, errNoPod
+	case err != nil:
+		return nil, fmt.Errorf("Pod %s cannot be read: %w", from.pod, err) //nolint:staticcheck // a sentence of an answer
+	case !HasSidecar(pod):
+		return nil, fmt.Errorf("Pod %s has no sidecar.", from.pod) //nolint:staticcheck // a sentence of an answer
+	default:
+		return pod, nil
+	}
+}
+
+// HasSidecar says whether a pod was injected.
+func HasSidecar(pod *corev1.Pod) bool {
+	return slices.ContainsFunc(pod.Spec.InitContainers, func(c corev1.Container) bool {
+		return c.Name == v1alpha1.SidecarContainer
+	})
+}
+
+// readReport reads a bounded body in bounded time. Unknown fields are a newer
+// sidecar's.
+func readReport(w http.ResponseWriter, r *http.Request) (report ruleset.Report, status int, err error) {
+	connection := http.NewResponseController(w)
+	_ = connection.SetReadDeadline(time.Now().Add(requestTimeout))
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxReportBytes))
+	// The connection is read on while the request is held, to see it close.
+	_ = connection.SetReadDeadline(time.Time{})
+	if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge {
+		return report, http.StatusRequestEntityTooLarge, fmt.Errorf("The report is larger than %d bytes.", maxReportBytes) //nolint:staticcheck // a sentence of an answer
+	}
+	if err == nil {
+		err = json.Unmarshal(body, &report)
+	}
+	if err != nil {
+		return report, http.StatusBadRequest, errors.New("The body is not a report in JSON.") //nolint:staticcheck // a sentence of an answer
+	}
+	if report.Rejected != nil && len(report.Rejected.Reason) > maxReason {
+		report.Rejected.Reason = strings.ToValidUTF8(report.Rejected.Reason[:maxReason], "")
+	}
+	return report, 0, nil
+}
+
+// serveAcknowledgements tells a peer what was acknowledged here after
+// ?sequence= of ?epoch=; it waits for something to tell.
+func (s *Server) serveAcknowledgements(w http.ResponseWriter, r *http.Request, from caller) {
+	if from.username != s.options.Operator {
+		refuse(w, http.StatusForbidden, "Only the operator's own service account may read acknowledgements.")
+		return
+	}
+	sequence, err := strconv.ParseUint(r.URL.Query().Get("sequence"), 10, 64)
+	if err != nil {
+		refuse(w, http.StatusBadRequest, "The parameter sequence is not a number.")
+		return
+	}
+	waiting, cancel := context.WithTimeout(r.Context(), s.options.Patience)
+	defer cancel()
+	next := s.options.Acknowledgements.after(waiting, r.URL.Query().Get("epoch"), sequence)
+	writeWithin(w, requestTimeout)
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(next) // a peer that is gone asks again
+}
+
+func refuse(w http.ResponseWriter, status int, sentence string) {
+	writeWithin(w, requestTimeout)
+	http.Error(w, sentence, status)
+}
+
+func writeWithin(w http.ResponseWriter, timeout time.Duration) {
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(timeout))
+}
+
+// turns let a pod hold one request: a new one ends the one before, which its
+// sidecar has given up.
+type turns struct {
+	mu   sync.Mutex
+	held map[types.UID]chan struct{}
+}
+
+func (t *turns) take(uid types.UID) (superseded <-chan struct{}, done func()) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.held == nil {
+		t.held = map[types.UID]chan struct{}{}
+	}
+	if before, ok := t.held[uid]; ok {
+		close(before)
+	}
+	turn := make(chan struct{})
+	t.held[uid] = turn
+	return turn, func() {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		if t.held[uid] == turn {
+			delete(t.held, uid)
+		}
+	}
+}

@@ -1,0 +1,177 @@
+package link
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"reflect"
+	"sync"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	toolscache "k8s.io/client-go/tools/cache"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/weir-dev/weir/api/v1alpha1"
+	"github.com/weir-dev/weir/controllers/programming"
+)
+
+// +kubebuilder:rbac:groups=weir.dev,resources=ratelimitpolicies,verbs=get;list;watch
+// +kubebuilder:rbac:groups="",resources=pods,verbs=get;list;watch
+
+// Rulesets computes the Ruleset of any pod, once for all pods of a namespace
+// that the same policies select, and wakes who waits for another.
+type Rulesets struct {
+	reader client.Reader
+	bells  bells
+
+	mu       sync.Mutex
+	settings programming.Settings
+	programs map[string]*program // by namespace; dropped when a policy changes
+}
+
+// program is a namespace's policies at one time.
+type program struct {
+	mu       sync.Mutex
+	compiled *programming.Program
+	answers  map[programming.Selection]*answer
+}
+
+// answer is a Ruleset as it is sent.
+type answer struct {
+	version string
+	body    []byte
+}
+
+// NewRulesets computes from what the reader, a cache, knows.
+func NewRulesets(reader client.Reader) *Rulesets {
+	return &Rulesets{reader: reader, programs: map[string]*program{}}
+}
+
+// Configure replaces the operator's settings; every sidecar learns of a change
+// at once.
+func (r *Rulesets) Configure(settings programming.Settings) {
+	r.mu.Lock()
+	changed := !reflect.DeepEqual(r.settings, settings)
+	if changed {
+		r.settings = settings
+		r.programs = map[string]*program{}
+	}
+	r.mu.Unlock()
+	if changed {
+		r.bells.ringAll()
+	}
+}
+
+// Settings in force.
+func (r *Rulesets) Settings() programming.Settings {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.settings
+}
+
+// of computes a pod's Ruleset. Listen first, then call it.
+func (r *Rulesets) of(ctx context.Context, pod *corev1.Pod) (*answer, error) {
+	r.mu.Lock()
+	p := r.programs[pod.Namespace]
+	if p == nil {
+		p = &program{answers: map[programming.Selection]*answer{}}
+		r.programs[pod.Namespace] = p
+	}
+	settings := r.settings
+	r.mu.Unlock()
+
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.compiled == nil {
+		policies := &v1alpha1.RateLimitPolicyList{}
+		if err := r.reader.List(ctx, policies, client.InNamespace(pod.Namespace)); err != nil {
+			return nil, fmt.Errorf("listing the RateLimitPolicies of namespace %s: %w", pod.Namespace, err)
+		}
+		p.compiled = programming.Prepare(pod.Namespace, policies.Items, settings)
+	}
+	selection := p.compiled.Select(pod.Labels)
+	if known, ok := p.answers[selection]; ok {
+		return known, nil
+	}
+	compiled := p.compiled.Ruleset(selection)
+	body, err := json.Marshal(compiled)
+	if err != nil {
+		return nil, fmt.Errorf("encoding the Ruleset of pod %s/%s: %w", pod.Namespace, pod.Name, err)
+	}
+	p.answers[selection] = &answer{version: compiled.Version, body: body}
+	return p.answers[selection], nil
+}
+
+// touch forgets what was computed for a namespace and wakes its pods.
+func (r *Rulesets) touch(namespace string) {
+	r.mu.Lock()
+	delete(r.programs, namespace)
+	r.mu.Unlock()
+	r.bells.ring(namespace)
+}
+
+// listen for what may change a pod's Ruleset.
+func (r *Rulesets) listen(pod types.NamespacedName) (rung <-chan struct{}, hangUp func()) {
+	return r.bells.listen(pod.Namespace, pod.String())
+}
+
+// watch follows policies and pods; forget is told of pods that are gone.
+func (r *Rulesets) watch(ctx context.Context, informers cache.Informers, forget func(namespace string, uid types.UID)) error {
+	policies, err := informers.GetInformer(ctx, &v1alpha1.RateLimitPolicy{})
+	if err != nil {
+		return fmt.Errorf("watching RateLimitPolicies: %w", err)
+	}
+	if _, err := policies.AddEventHandler(toolscache.ResourceEventHandlerFuncs{
+		AddFunc:    func(added any) { r.touch(added.(client.Object).GetNamespace()) },
+		UpdateFunc: r.policyUpdated,
+		DeleteFunc: func(deleted any) { r.touch(last(deleted).GetNamespace()) },
+	}); err != nil {
+		return fmt.Errorf("watching RateLimitPolicies: %w", err)
+	}
+	pods, err := informers.GetInformer(ctx, &corev1.Pod{})
+	if err != nil {
+		return fmt.Errorf("watching pods: %w", err)
+	}
+	if _, err := pods.AddEventHandler(toolscache.ResourceEventHandlerFuncs{
+		AddFunc:    func(added any) { r.bells.ring(keyOf(added.(client.Object))) },
+		UpdateFunc: r.podUpdated,
+		DeleteFunc: func(deleted any) {
+			pod := last(deleted)
+			forget(pod.GetNamespace(), pod.GetUID())
+			r.bells.ring(keyOf(pod))
+		},
+	}); err != nil {
+		return fmt.Errorf("watching pods: %w", err)
+	}
+	return nil
+}
+
+// policyUpdated is told of status writes too, which change no Ruleset.
+func (r *Rulesets) policyUpdated(before, after any) {
+	old, current := before.(client.Object), after.(client.Object)
+	if old.GetUID() != current.GetUID() || old.GetGeneration() != current.GetGeneration() ||
+		(old.GetDeletionTimestamp() == nil) != (current.GetDeletionTimestamp() == nil) {
+		r.touch(current.GetNamespace())
+	}
+}
+
+func (r *Rulesets) podUpdated(before, after any) {
+	old, current := before.(client.Object), after.(client.Object)
+	if old.GetUID() != current.GetUID() || !maps.Equal(old.GetLabels(), current.GetLabels()) {
+		r.bells.ring(keyOf(current))
+	}
+}
+
+// last is the object of a deletion, or the last that was seen of one whose
+// deletion was missed.
+func last(deleted any) client.Object {
+	if missed, ok := deleted.(toolscache.DeletedFinalStateUnknown); ok {
+		deleted = missed.Obj
+	}
+	return deleted.(client.Object)
+}
+
+func keyOf(object client.Object) string { return client.ObjectKeyFromObject(object).String() }

@@ -1,0 +1,176 @@
+package link
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"sync/atomic"
+	"time"
+
+	"github.com/go-logr/logr"
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/net/netutil"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/weir-dev/weir/sidecar/ruleset"
+)
+
+// AcknowledgementsPath is where a replica asks its peer what was acknowledged
+// to it.
+const AcknowledgementsPath = "/v1/acknowledgements"
+
+const (
+	defaultPatience = 30 * time.Second
+	// requestTimeout bounds reading a request and writing its answer.
+	requestTimeout  = 10 * time.Second
+	idleTimeout     = 90 * time.Second
+	shutdownTimeout = 5 * time.Second
+	sweepInterval   = 5 * time.Minute
+	maxHeaderBytes  = 32 << 10
+	maxReportBytes  = 64 << 10
+	maxConnections  = 32768
+)
+
+// Options of a Server. Every field but Patience is required.
+type Options struct {
+	// Address to listen on, host:port.
+	Address string
+	// TLS with a certificate for the link's name.
+	TLS *tls.Config
+	// Cache of policies and pods.
+	Cache            cache.Cache
+	Reviewer         Reviewer
+	Rulesets         *Rulesets
+	Acknowledgements *Acknowledgements
+	// Operator is the user name of the operator's own service account, which
+	// alone may read acknowledgements: see ServiceAccountUser.
+	Operator string
+	// Patience is how long a request is held when there is nothing to answer; 30 s by default.
+	Patience   time.Duration
+	Registerer prometheus.Registerer
+	Logger     logr.Logger
+}
+
+// ServiceAccountUser is the user name of a service account.
+func ServiceAccountUser(namespace, name string) string {
+	return serviceAccounts + namespace + ":" + name
+}
+
+// Server is the link. It is a manager.Runnable that every replica runs.
+type Server struct {
+	options Options
+	tokens  *tokens
+	turns   turns
+	metrics metrics
+	// serving says that sidecars are answered.
+	serving atomic.Bool
+}
+
+// Ready is nil while sidecars are answered; a healthz.Checker.
+func (s *Server) Ready(*http.Request) error {
+	if !s.serving.Load() {
+		return errors.New("the link is not served yet: the cache has not synced")
+	}
+	return nil
+}
+
+// New makes a Server; it neither listens nor watches.
+func New(options Options) (*Server, error) {
+	if options.Patience == 0 {
+		options.Patience = defaultPatience
+	}
+	s := &Server{options: options, tokens: newTokens(options.Reviewer), metrics: newMetrics()}
+	for _, collector := range []prometheus.Collector{s.metrics.held, s.metrics.answers} {
+		if err := options.Registerer.Register(collector); err != nil {
+			return nil, fmt.Errorf("registering the link's metrics: %w", err)
+		}
+	}
+	return s, nil
+}
+
+// NeedLeaderElection is false: every replica answers sidecars.
+func (*Server) NeedLeaderElection() bool { return false }
+
+// Start listens and serves until ctx ends.
+func (s *Server) Start(ctx context.Context) error {
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", s.options.Address)
+	if err != nil {
+		return fmt.Errorf("listening for sidecars on %s: %w", s.options.Address, err)
+	}
+	return s.Serve(ctx, listener)
+}
+
+// Serve answers on a listener, which it closes, until ctx ends. Before the
+// cache has synced it accepts nothing: a sidecar must never be told that it has
+// no policies only because they were not read yet.
+func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
+	defer func() { _ = listener.Close() }()
+	if err := s.options.Rulesets.watch(ctx, s.options.Cache, s.options.Acknowledgements.Forget); err != nil {
+		return err
+	}
+	if !s.options.Cache.WaitForCacheSync(ctx) {
+		return nil // ctx ended
+	}
+	go s.sweep(ctx)
+
+	config := s.options.TLS.Clone()
+	config.MinVersion = tls.VersionTLS13
+	// One request at a time a connection: HTTP/2 would only cost memory.
+	config.NextProtos = []string{"http/1.1"}
+	server := &http.Server{
+		Handler:           s.handler(),
+		ReadHeaderTimeout: requestTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeaderBytes,
+		BaseContext:       func(net.Listener) context.Context { return ctx },
+		ErrorLog:          connectionErrors(s.options.Logger),
+	}
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		<-ctx.Done()
+		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
+		defer cancel()
+		_ = server.Shutdown(closing) // what is still open is cut off with the process
+	}()
+	s.options.Logger.Info("serving the link", "address", listener.Addr().String())
+	s.serving.Store(true)
+	defer s.serving.Store(false)
+	err := server.Serve(tls.NewListener(netutil.LimitListener(listener, maxConnections), config))
+	if !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serving the link: %w", err)
+	}
+	<-stopped
+	return nil
+}
+
+func (s *Server) handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("POST "+ruleset.LinkPath, s.authenticated(s.serveRuleset))
+	mux.Handle("GET "+AcknowledgementsPath, s.authenticated(s.serveAcknowledgements))
+	return mux
+}
+
+// sweep forgets pods whose end was not seen.
+func (s *Server) sweep(ctx context.Context) {
+	ticker := time.NewTicker(sweepInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+			s.options.Acknowledgements.sweep(func(namespace, name string, uid types.UID) bool {
+				pod := &corev1.Pod{}
+				err := s.options.Cache.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, pod)
+				return err == nil && pod.UID == uid
+			})
+		}
+	}
+}

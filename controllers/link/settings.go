@@ -1,0 +1,126 @@
+package link
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"time"
+
+	"github.com/go-logr/logr"
+
+	"github.com/weir-dev/weir/controllers/programming"
+	"github.com/weir-dev/weir/sidecar/ruleset"
+)
+
+// settingsInterval is how often the files are read. The kubelet takes longer to
+// bring an edited Secret into them.
+const settingsInterval = 2 * time.Second
+
+// maxSettingBytes bounds a file.
+const maxSettingBytes = 256 << 10
+
+// Settings reads what is the same for all sidecars (the store from mounted
+// files, the link's authorities from the certificates) and passes every change
+// on. It is a manager.Runnable that every replica runs.
+type Settings struct {
+	// StoreURLFile holds the URL of Redis: see ruleset.Store. While it is
+	// absent or empty, sidecars have no store and do what onStoreFailure says.
+	StoreURLFile string
+	// StoreCAFile holds PEM to verify a rediss:// server with; optional.
+	StoreCAFile string
+	// StoreInsecureSkipVerify turns that verification off.
+	StoreInsecureSkipVerify bool
+	// StoreTimeout bounds one decision of a sidecar.
+	StoreTimeout time.Duration
+	// LinkAddress is the host:port that sidecars reach the link at.
+	LinkAddress string
+	// CABundle is the PEM to verify the link with.
+	CABundle func() []byte
+	Rulesets *Rulesets
+	Logger   logr.Logger
+
+	complaint string // logged last
+}
+
+// NeedLeaderElection is false: every replica answers sidecars.
+func (*Settings) NeedLeaderElection() bool { return false }
+
+// Start passes changes on until ctx ends.
+func (s *Settings) Start(ctx context.Context) error {
+	ticker := time.NewTicker(settingsInterval)
+	defer ticker.Stop()
+	for {
+		s.Refresh()
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+	}
+}
+
+// Refresh reads everything once. A file that cannot be read leaves the settings
+// as they were, and is logged once.
+func (s *Settings) Refresh() {
+	store, err := s.store()
+	if err != nil {
+		if s.complaint != err.Error() {
+			s.Logger.Error(err, "the store's settings stay as they were")
+			s.complaint = err.Error()
+		}
+		return
+	}
+	if store == nil && s.complaint == "" {
+		s.complaint = "no store"
+		s.Logger.Info("there is no store's URL: until there is, sidecars do what onStoreFailure says", "file", s.StoreURLFile)
+	}
+	if store != nil {
+		s.complaint = ""
+	}
+	s.Rulesets.Configure(programming.Settings{
+		Store: store,
+		Link:  ruleset.Link{Address: s.LinkAddress, CABundle: string(s.CABundle())},
+	})
+}
+
+// store is nil while there is no URL.
+func (s *Settings) store() (*ruleset.Store, error) {
+	url, err := readSetting(s.StoreURLFile)
+	if err != nil {
+		return nil, fmt.Errorf("reading the store's URL: %w", err)
+	}
+	authorities, err := readSetting(s.StoreCAFile)
+	if err != nil {
+		return nil, fmt.Errorf("reading the authorities of the store's certificate: %w", err)
+	}
+	if url == "" {
+		return nil, nil
+	}
+	return &ruleset.Store{
+		URL: url, CABundle: authorities, InsecureSkipVerify: s.StoreInsecureSkipVerify,
+		TimeoutMillis: s.StoreTimeout.Milliseconds(),
+	}, nil
+}
+
+// readSetting is a file's text without surrounding white space; empty when
+// there is no such file, as with a Secret that is mounted as optional.
+func readSetting(file string) (string, error) {
+	if file == "" {
+		return "", nil
+	}
+	info, err := os.Stat(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	if info.Size() > maxSettingBytes {
+		return "", fmt.Errorf("%s has %d bytes, at most %d are read", file, info.Size(), maxSettingBytes)
+	}
+	text, err := os.ReadFile(file)
+	return string(bytes.TrimSpace(text)), err
+}

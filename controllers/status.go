@@ -1,0 +1,190 @@
+package controllers
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/weir-dev/weir/api/v1alpha1"
+	"github.com/weir-dev/weir/controllers/link"
+	"github.com/weir-dev/weir/controllers/programming"
+)
+
+// observed is what the cluster shows of one policy.
+type observed struct {
+	policy  *v1alpha1.RateLimitPolicy
+	verdict programming.Verdict
+	// pods that the policy selects, by name.
+	pods []*corev1.Pod
+	said map[types.UID]link.Acknowledgement
+	// trusted: pods that are older and have said nothing to this operator are
+	// taken to enforce what the status says that they do. Zero: none. Without
+	// it a restart of the operator would turn every policy to not Programmed
+	// until the sidecars have asked again, although they never ceased.
+	trusted time.Time
+	now     time.Time
+}
+
+// census counts a policy's pods.
+type census struct {
+	enforcing, silent int
+	bare, waiting     []string // names of pods
+	rejecting         []string
+	rejection         string // the first of rejecting
+}
+
+// selectPods are the pods that a policy selects, by name: those that run or are
+// about to, and whose connections can be captured at all.
+func selectPods(policy *v1alpha1.RateLimitPolicy, pods []corev1.Pod) []*corev1.Pod {
+	selector, err := programming.NewSelector(policy)
+	if err != nil {
+		return nil // not accepted, and its verdict says why
+	}
+	var selected []*corev1.Pod
+	for i := range pods {
+		pod := &pods[i]
+		ended := pod.DeletionTimestamp != nil || pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed
+		if !ended && !pod.Spec.HostNetwork && selector.Selects(pod.Labels, link.HasSidecar(pod)) {
+			selected = append(selected, pod)
+		}
+	}
+	slices.SortFunc(selected, func(a, b *corev1.Pod) int { return cmp.Compare(a.Name, b.Name) })
+	return selected
+}
+
+// decide is a policy's status. What has not changed keeps its transition time.
+func decide(o observed) v1alpha1.RateLimitPolicyStatus {
+	counted := o.count()
+	status := v1alpha1.RateLimitPolicyStatus{
+		ObservedGeneration: o.policy.Generation,
+		Service:            o.policy.ServiceName(),
+		Limit:              programming.Summary(o.policy.Spec.Limits),
+		Pods: &v1alpha1.PodCounts{
+			Selected:  int32(len(o.pods)),       //nolint:gosec // pods of a cluster
+			Enforcing: int32(counted.enforcing), //nolint:gosec // of them
+			Summary:   fmt.Sprintf("%d/%d", counted.enforcing, len(o.pods)),
+		},
+		Conditions: slices.Clone(o.policy.Status.Conditions),
+	}
+	accepted := o.accepted()
+	programmed := o.programmed(counted)
+	for _, condition := range []metav1.Condition{accepted, programmed, ready(accepted, programmed)} {
+		condition.ObservedGeneration = o.policy.Generation
+		condition.LastTransitionTime = metav1.NewTime(o.now)
+		meta.SetStatusCondition(&status.Conditions, condition)
+	}
+	return status
+}
+
+func (o *observed) count() census {
+	var c census
+	if !o.verdict.Accepted {
+		return c
+	}
+	for _, pod := range o.pods {
+		said, known := o.said[pod.UID]
+		switch {
+		case !link.HasSidecar(pod):
+			c.bare = append(c.bare, pod.Name)
+		case said.Enforces(o.policy.UID, o.policy.Generation):
+			c.enforcing++
+		case known && said.Rejected != nil:
+			if len(c.rejecting) == 0 {
+				c.rejection = said.Rejected.Reason
+			}
+			c.rejecting = append(c.rejecting, pod.Name)
+		case !known && o.wasProgrammed() && pod.CreationTimestamp.Time.Before(o.trusted):
+			c.silent++
+			c.enforcing++
+		default:
+			c.waiting = append(c.waiting, pod.Name)
+		}
+	}
+	return c
+}
+
+// wasProgrammed says whether the status calls this generation programmed.
+func (o *observed) wasProgrammed() bool {
+	before := meta.FindStatusCondition(o.policy.Status.Conditions, v1alpha1.ConditionProgrammed)
+	return before != nil && before.Status == metav1.ConditionTrue && before.ObservedGeneration == o.policy.Generation
+}
+
+// isNews says whether no status has spoken of this generation yet.
+func (o *observed) isNews() bool {
+	before := meta.FindStatusCondition(o.policy.Status.Conditions, v1alpha1.ConditionProgrammed)
+	return before == nil || before.ObservedGeneration != o.policy.Generation
+}
+
+func (o *observed) accepted() metav1.Condition {
+	condition := metav1.Condition{
+		Type: v1alpha1.ConditionAccepted, Status: metav1.ConditionFalse,
+		Reason: o.verdict.Reason, Message: o.verdict.Message,
+	}
+	if o.verdict.Accepted {
+		condition.Status = metav1.ConditionTrue
+	}
+	return condition
+}
+
+// programmed says the first thing that keeps the policy from being enforced
+// everywhere. Of a new generation False is written before True, so that whoever
+// watches sees the edit take effect.
+func (o *observed) programmed(c census) metav1.Condition {
+	no := func(reason, message string) metav1.Condition {
+		return metav1.Condition{Type: v1alpha1.ConditionProgrammed, Status: metav1.ConditionFalse, Reason: reason, Message: message}
+	}
+	yes := func(reason, message string) metav1.Condition {
+		return metav1.Condition{Type: v1alpha1.ConditionProgrammed, Status: metav1.ConditionTrue, Reason: reason, Message: message}
+	}
+	all := len(o.pods)
+	switch {
+	case !o.verdict.Accepted:
+		return no(v1alpha1.ReasonNotAccepted, "No pod enforces the policy, because it is not accepted.")
+	case all == 0:
+		return yes(v1alpha1.ReasonNoPods, "The policy selects no pod yet. It holds for every selected pod from its first request.")
+	case len(c.rejecting) > 0:
+		return no(v1alpha1.ReasonSidecarRejected, fmt.Sprintf("%d of %d pods could not apply their rules (%s): %s. They enforce the rules that they had before.",
+			len(c.rejecting), all, some(c.rejecting), strings.TrimRight(c.rejection, ". \n")))
+	case len(c.bare) > 0:
+		return no(v1alpha1.ReasonSidecarMissing, fmt.Sprintf("%d of %d selected pods run without the sidecar (%s): restart them in a namespace labelled %s=%s, or label them %s=%q to leave them out.",
+			len(c.bare), all, some(c.bare), v1alpha1.LabelInject, v1alpha1.InjectNamespace, v1alpha1.LabelInject, v1alpha1.InjectOptOut))
+	case len(c.waiting) > 0:
+		return no(v1alpha1.ReasonPending, fmt.Sprintf("%d of %d pods enforce generation %d; waiting for %s.",
+			c.enforcing, all, o.policy.Generation, some(c.waiting)))
+	case o.isNews():
+		return no(v1alpha1.ReasonPending, fmt.Sprintf("Generation %d is on its way to %d pods.", o.policy.Generation, all))
+	default:
+		return yes(v1alpha1.ReasonProgrammed, fmt.Sprintf("All %d selected pods enforce generation %d.", all, o.policy.Generation))
+	}
+}
+
+// ready sums the others up.
+func ready(accepted, programmed metav1.Condition) metav1.Condition {
+	condition := metav1.Condition{
+		Type: v1alpha1.ConditionReady, Status: metav1.ConditionTrue,
+		Reason: v1alpha1.ReasonReady, Message: programmed.Message,
+	}
+	for _, obstacle := range []metav1.Condition{accepted, programmed} {
+		if obstacle.Status != metav1.ConditionTrue {
+			condition.Status, condition.Reason, condition.Message = metav1.ConditionFalse, obstacle.Reason, obstacle.Message
+			break
+		}
+	}
+	return condition
+}
+
+// some names the first three pods and counts the others.
+func some(names []string) string {
+	const shown = 3
+	if len(names) <= shown {
+		return strings.Join(names, ", ")
+	}
+	return fmt.Sprintf("%s and %d more", strings.Join(names[:shown], ", "), len(names)-shown)
+}

@@ -1,0 +1,237 @@
+// Command operator is Weir's operator: it injects sidecars into pods, gives
+// them their rules, and says in the status of policies what they enforce.
+package main
+
+import (
+	"cmp"
+	"context"
+	"crypto/tls"
+	"errors"
+	"flag"
+	"fmt"
+	"net"
+	"os"
+	"slices"
+	"strconv"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/kubernetes"
+	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/rest"
+	"k8s.io/utils/clock"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/healthz"
+	"sigs.k8s.io/controller-runtime/pkg/log/zap"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+	"sigs.k8s.io/controller-runtime/pkg/metrics"
+	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
+	"sigs.k8s.io/controller-runtime/pkg/webhook"
+
+	"github.com/weir-dev/weir/api/v1alpha1"
+	"github.com/weir-dev/weir/controllers"
+	"github.com/weir-dev/weir/controllers/certs"
+	"github.com/weir-dev/weir/controllers/injection"
+	"github.com/weir-dev/weir/controllers/link"
+	"github.com/weir-dev/weir/controllers/programming"
+	"github.com/weir-dev/weir/sidecar/ruleset"
+)
+
+// version is set by the build.
+var version = "dev"
+
+// The Services of the operator, whose names its certificate is for.
+const (
+	webhookService = "weir-webhook"
+	linkService    = "weir-link"
+)
+
+// options are the flags and what the pod's environment says.
+type options struct {
+	namespace, serviceAccount, podIP string
+
+	metricsAddress, healthAddress string
+	webhookPort, linkPort         int
+	leaderElection                bool
+	sidecarImage                  string
+	sidecarImagePullPolicy        string
+	settings                      link.Settings
+}
+
+func parse() (options, zap.Options) {
+	o := options{
+		namespace:      cmp.Or(os.Getenv("POD_NAMESPACE"), "weir-system"),
+		serviceAccount: cmp.Or(os.Getenv("POD_SERVICE_ACCOUNT"), "weir-operator"),
+		podIP:          os.Getenv("POD_IP"),
+	}
+	flag.StringVar(&o.metricsAddress, "metrics-address", ":8080", "address of /metrics; 0 turns it off")
+	flag.StringVar(&o.healthAddress, "health-address", ":8081", "address of /healthz and /readyz")
+	flag.IntVar(&o.webhookPort, "webhook-port", 9443, "port of the admission webhook")
+	flag.IntVar(&o.linkPort, "link-port", 9444, "port of the link, which sidecars ask for their rules")
+	flag.BoolVar(&o.leaderElection, "leader-elect", true, "let only one of several replicas write status")
+	flag.StringVar(&o.sidecarImage, "sidecar-image", "weir-sidecar:"+version, "image that injection adds to pods")
+	flag.StringVar(&o.sidecarImagePullPolicy, "sidecar-image-pull-policy", "", "its pull policy: Always, IfNotPresent or Never; empty for Kubernetes' default")
+	flag.StringVar(&o.settings.StoreURLFile, "store-url-file", "", "file with the URL of Redis, redis:// or rediss://; read again when it changes")
+	flag.StringVar(&o.settings.StoreCAFile, "store-ca-file", "", "file with PEM certificates to verify a rediss:// server with, beside the system's")
+	flag.BoolVar(&o.settings.StoreInsecureSkipVerify, "store-insecure-skip-verify", false, "do not verify a rediss:// server's certificate")
+	flag.DurationVar(&o.settings.StoreTimeout, "store-timeout", 100*time.Millisecond, "longest time that a sidecar waits for Redis to decide on a request")
+	flag.StringVar(&o.settings.LinkAddress, "link-address", "", "host:port at which sidecars reach the link (default weir-link.<namespace>.svc:9444)")
+	logging := zap.Options{}
+	logging.BindFlags(flag.CommandLine)
+	flag.Parse()
+	o.settings.LinkAddress = cmp.Or(o.settings.LinkAddress, linkService+"."+o.namespace+".svc:"+strconv.Itoa(o.linkPort))
+	return o, logging
+}
+
+// check names the flag that cannot be obeyed.
+func (o *options) check() error {
+	switch corev1.PullPolicy(o.sidecarImagePullPolicy) {
+	case "", corev1.PullAlways, corev1.PullIfNotPresent, corev1.PullNever:
+	default:
+		return fmt.Errorf("--sidecar-image-pull-policy is %q: want Always, IfNotPresent or Never", o.sidecarImagePullPolicy)
+	}
+	if o.settings.StoreTimeout < time.Millisecond || o.settings.StoreTimeout > 10*time.Second {
+		return fmt.Errorf("--store-timeout is %v: want 1ms to 10s", o.settings.StoreTimeout)
+	}
+	if _, _, err := net.SplitHostPort(o.settings.LinkAddress); err != nil {
+		return fmt.Errorf("--link-address is %q: want host:port", o.settings.LinkAddress)
+	}
+	return nil
+}
+
+func main() {
+	o, logging := parse()
+	ctrl.SetLogger(zap.New(zap.UseFlagOptions(&logging)))
+	if err := run(ctrl.SetupSignalHandler(), o); err != nil {
+		ctrl.Log.Error(err, "the operator ends")
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, o options) error {
+	if err := o.check(); err != nil {
+		return err
+	}
+	ctrl.Log.Info("starting", "version", version, "namespace", o.namespace)
+	restConfig, err := ctrl.GetConfig()
+	if err != nil {
+		return fmt.Errorf("finding the API server: %w", err)
+	}
+	scheme := runtime.NewScheme()
+	if err := errors.Join(clientgoscheme.AddToScheme(scheme), v1alpha1.AddToScheme(scheme)); err != nil {
+		return err
+	}
+	keeper, err := certificates(ctx, restConfig, scheme, o)
+	if err != nil {
+		return err
+	}
+	serving := func(config *tls.Config) { config.GetCertificate = keeper.GetCertificate }
+	mgr, err := ctrl.NewManager(restConfig, ctrl.Options{
+		Scheme:                        scheme,
+		Cache:                         controllers.CacheOptions(),
+		Metrics:                       metricsserver.Options{BindAddress: o.metricsAddress},
+		HealthProbeBindAddress:        o.healthAddress,
+		WebhookServer:                 webhook.NewServer(webhook.Options{Port: o.webhookPort, TLSOpts: []func(*tls.Config){serving}}),
+		LeaderElection:                o.leaderElection,
+		LeaderElectionID:              "weir-operator",
+		LeaderElectionNamespace:       o.namespace,
+		LeaderElectionReleaseOnCancel: true,
+	})
+	if err != nil {
+		return fmt.Errorf("setting the manager up: %w", err)
+	}
+	if err := wire(ctx, mgr, keeper, o); err != nil {
+		return err
+	}
+	return mgr.Start(ctx)
+}
+
+// certificates are there before anything is served.
+func certificates(ctx context.Context, restConfig *rest.Config, scheme *runtime.Scheme, o options) (*certs.Keeper, error) {
+	direct, err := client.New(restConfig, client.Options{Scheme: scheme})
+	if err != nil {
+		return nil, fmt.Errorf("reaching the API server: %w", err)
+	}
+	linkHost, _, err := net.SplitHostPort(o.settings.LinkAddress)
+	if err != nil {
+		return nil, err
+	}
+	names := certs.ServiceNames(o.namespace, webhookService, linkService)
+	if !slices.Contains(names, linkHost) {
+		names = append(names, linkHost)
+	}
+	keeper := certs.New(certs.Options{
+		Client:      direct,
+		Namespace:   o.namespace,
+		WebhookName: certs.DefaultWebhookName,
+		DNSNames:    names,
+		Logger:      ctrl.Log.WithName("certificates"),
+	})
+	return keeper, keeper.Ensure(ctx)
+}
+
+// wire puts the operator's parts into the manager.
+func wire(ctx context.Context, mgr ctrl.Manager, keeper *certs.Keeper, o options) error {
+	reviewer, err := kubernetes.NewForConfig(mgr.GetConfig())
+	if err != nil {
+		return fmt.Errorf("reaching the API server: %w", err)
+	}
+	rulesets := link.NewRulesets(mgr.GetCache())
+	acknowledgements := link.NewAcknowledgements()
+
+	settings := o.settings
+	settings.CABundle, settings.Rulesets, settings.Logger = keeper.CABundle, rulesets, ctrl.Log.WithName("settings")
+	settings.Refresh()
+
+	server, err := link.New(link.Options{
+		Address:          ":" + strconv.Itoa(o.linkPort),
+		TLS:              &tls.Config{GetCertificate: keeper.GetCertificate, MinVersion: tls.VersionTLS13},
+		Cache:            mgr.GetCache(),
+		Reviewer:         reviewer.AuthenticationV1().TokenReviews(),
+		Rulesets:         rulesets,
+		Acknowledgements: acknowledgements,
+		Operator:         link.ServiceAccountUser(o.namespace, o.serviceAccount),
+		Registerer:       metrics.Registry,
+		Logger:           ctrl.Log.WithName("link"),
+	})
+	if err != nil {
+		return err
+	}
+	peers := &link.Peers{
+		Discover:         link.DiscoverPods(mgr.GetCache(), o.namespace, o.podIP, o.linkPort),
+		ServerName:       linkService + "." + o.namespace + ".svc",
+		CABundle:         keeper.CABundle,
+		TokenFile:        ruleset.TokenFile,
+		Acknowledgements: acknowledgements,
+		Logger:           ctrl.Log.WithName("peers"),
+	}
+	for _, runnable := range []manager.Runnable{keeper, &settings, server, peers} {
+		if err := mgr.Add(runnable); err != nil {
+			return err
+		}
+	}
+
+	reconciler := &controllers.RateLimitPolicyReconciler{
+		Client: mgr.GetClient(), Recorder: mgr.GetEventRecorder("weir-operator"), Acknowledgements: acknowledgements, Clock: clock.RealClock{},
+	}
+	if err := reconciler.SetupWithManager(mgr); err != nil {
+		return err
+	}
+	if err := injection.SetupWithManager(ctx, mgr, injection.Config{
+		Image:             o.sidecarImage,
+		ImagePullPolicy:   corev1.PullPolicy(o.sidecarImagePullPolicy),
+		Resources:         injection.DefaultResources(),
+		OperatorNamespace: o.namespace,
+	}, func(namespace string, policies []v1alpha1.RateLimitPolicy, podLabels map[string]string) *ruleset.Ruleset {
+		return programming.Compile(namespace, policies, podLabels, programming.Settings{Link: rulesets.Settings().Link})
+	}); err != nil {
+		return err
+	}
+	return errors.Join(
+		mgr.AddHealthzCheck("ping", healthz.Ping),
+		mgr.AddReadyzCheck("webhook", mgr.GetWebhookServer().StartedChecker()),
+		mgr.AddReadyzCheck("link", server.Ready),
+	)
+}
