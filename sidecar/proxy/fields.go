@@ -14,10 +14,10 @@ import (
 // nothing outside of this file knows them.
 const rateLimitDraft = "draft-ietf-httpapi-ratelimit-headers-10"
 
+// Names as the draft spells them, which HTTP/1.1 shows.
 const (
-	fieldRateLimit       = "Ratelimit" // canonical form of RateLimit
-	fieldRateLimitPolicy = "Ratelimit-Policy"
-	fieldRetryAfter      = "Retry-After"
+	fieldRateLimit       = "RateLimit"
+	fieldRateLimitPolicy = "RateLimit-Policy"
 )
 
 // quotaItem is one policy's item in both fields: its tightest limit.
@@ -90,8 +90,9 @@ func laterThan(a, b time.Duration) bool {
 	return a > b
 }
 
-// addRateLimitFields appends both fields: an application that has quotas of
-// its own keeps them, since both are lists.
+// addRateLimitFields writes both fields. The spelling is another key than
+// http.Header's canonical one, so that fields of an application that has
+// quotas of its own stay beside them: both are lists.
 func addRateLimitFields(h http.Header, items []quotaItem) {
 	if len(items) == 0 {
 		return
@@ -109,8 +110,8 @@ func addRateLimitFields(h http.Header, items []quotaItem) {
 			states = appendParameter(states, "t", item.resetSeconds)
 		}
 	}
-	h.Add(fieldRateLimitPolicy, string(policies))
-	h.Add(fieldRateLimit, string(states))
+	h[fieldRateLimitPolicy] = []string{string(policies)}
+	h[fieldRateLimit] = []string{string(states)}
 }
 
 func appendParameter(b []byte, name string, value int64) []byte {
@@ -144,7 +145,7 @@ func sfString(s string) string {
 // means never, which the field cannot say.
 func setRetryAfter(h http.Header, d time.Duration) {
 	if d >= 0 {
-		h.Set(fieldRetryAfter, strconv.FormatInt(max(ceilSeconds(d), 1), 10))
+		h.Set("Retry-After", strconv.FormatInt(max(ceilSeconds(d), 1), 10))
 	}
 }
 

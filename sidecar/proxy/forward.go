@@ -148,15 +148,13 @@ func (x *exchange) RoundTrip(r *http.Request) (*http.Response, error) {
 }
 
 func (x *exchange) modifyResponse(response *http.Response) error {
-	if x.quotas != nil {
-		addRateLimitFields(response.Header, x.quotas)
-	}
+	h := x.w.Header()
+	addRateLimitFields(h, x.quotas)
 	if response.StatusCode == http.StatusSwitchingProtocols {
 		x.upgraded = true
 		x.proxy.relays.Add(1)
 		return nil
 	}
-	h := x.w.Header()
 	for _, name := range []string{"Content-Type", "Date"} {
 		if _, ok := response.Header[name]; !ok {
 			h[name] = nil // or net/http invents one

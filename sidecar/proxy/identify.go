@@ -18,6 +18,7 @@ const maxIdentityBytes = 256
 // source is a compiled ruleset.Source.
 type source struct {
 	header   string // canonical name; empty: another kind
+	spelled  string // the header as the policy spells it
 	strip    bool
 	bearer   bool
 	clientIP bool
@@ -29,7 +30,7 @@ func compileSource(s ruleset.Source) (source, error) {
 	if s.Header != nil {
 		kinds++
 		compiled.header = textproto.CanonicalMIMEHeaderKey(s.Header.Name)
-		compiled.strip = s.Header.Strip
+		compiled.spelled, compiled.strip = s.Header.Name, s.Header.Strip
 		if compiled.header == "" {
 			return source{}, errors.New("identity source: the header has no name")
 		}

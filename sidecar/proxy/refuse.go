@@ -127,7 +127,7 @@ func unnamed(p *policy) refusal {
 func (p *policy) wanted() string {
 	for i := range p.sources {
 		if p.sources[i].header != "" {
-			return "the header " + p.sources[i].header
+			return "the header " + p.sources[i].spelled
 		}
 	}
 	return "a bearer token in the header Authorization"

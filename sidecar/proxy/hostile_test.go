@@ -1,0 +1,50 @@
+package proxy
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/weir-dev/weir/sidecar/ruleset"
+)
+
+// Bad input gets an answer or a closed connection, and the next client is
+// served as if nothing had been.
+func TestBadInput(t *testing.T) {
+	t.Parallel()
+	h := serve(t, ruleset.Inbound, application(t, seen), basic("p", inbound(func(p *ruleset.Policy) {
+		p.Limits[0].Requests = 10_000
+		p.Sources = append(p.Sources, ruleset.Source{BearerToken: true}, ruleset.Source{ClientIP: true})
+	})))
+	head := "GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n"
+	for _, c := range []struct{ reason, sent, answer string }{
+		{"two lengths", "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nxx", "HTTP/1.1 400"},
+		{"an unknown coding", "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: x\r\n\r\n", "HTTP/1.1 501"},
+		{"two hosts", "GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", "HTTP/1.1 400"},
+		{"no host", "GET / HTTP/1.1\r\n\r\n", "HTTP/1.1 400"},
+		{"a bad escape", "GET /%zz HTTP/1.1\r\nHost: h\r\n\r\n", "HTTP/1.1 400"},
+		{"a version to come", "GET / HTTP/9.9\r\nHost: h\r\n\r\n", "HTTP/1.1 505"},
+		{"no version", "GET /of-old-times\r\n\r\n", "HTTP/1.1 400"},
+		{"a preface without HTTP/2", "PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n", ""},
+		{"a head that is too large", head + "X: " + strings.Repeat("x", 2<<20) + "\r\n\r\n", "HTTP/1.1 431"},
+		{"bytes of no text as identity", head + "X-User-ID: \xff\xfe}{\x80\r\n\r\n", "HTTP/1.1 200"},
+		{"an identity of a megabyte less a bit", head + "X-User-ID: " + strings.Repeat("x", 1<<19) + "\r\n\r\n", "HTTP/1.1 200"},
+		{"a token of nothing", head + "Authorization: Bearer \r\n\r\n", "HTTP/1.1 200"},
+		{"a host of dots", "GET / HTTP/1.1\r\nHost: " + strings.Repeat(".", 5000) + "\r\nConnection: close\r\n\r\n", "HTTP/1.1 200"},
+		{"a long target", "GET /" + strings.Repeat("../", 5000) + " HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n", "HTTP/1.1 200"},
+	} {
+		client := h.dial()
+		// A server that refuses may reset while we still send: only the answer counts.
+		_, _ = fmt.Fprint(client, c.sent)
+		answer := make([]byte, len("HTTP/1.1 200"))
+		n, _ := client.Read(answer)
+		if got := string(answer[:n]); !strings.HasPrefix(got, c.answer) {
+			t.Errorf("%s: answer %q, want %q", c.reason, got, c.answer)
+		}
+		_ = client.Close()
+	}
+	if response, _ := do(t, h.client(http1), ask(t, http.MethodGet, "http://app/", nil)); response.StatusCode != http.StatusOK {
+		t.Errorf("after all that: %d, want 200", response.StatusCode)
+	}
+}
