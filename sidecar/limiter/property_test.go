@@ -178,34 +178,55 @@ func TestDenialsWriteNothing(t *testing.T) {
 	}
 }
 
-// A call repeated after a lost reply is admitted and counts once, also when
-// nothing else would fit and when a shorter window has let its unit go.
+// A call repeated after a lost reply is admitted and counts once, with room for
+// more and without, and also after another take has made the shorter window let
+// its units go.
 func TestRepeatedCallCountsOnce(t *testing.T) {
 	t.Parallel()
-	for name, cost := range map[string]int64{"one unit": 1, "several units": 3} {
+	for _, test := range []struct {
+		reason      string
+		cost, limit int64
+	}{
+		{"one unit, no room", 1, 2}, {"one unit, room", 1, 9},
+		{"several units, no room", 3, 6}, {"several units, room", 3, 20},
+	} {
 		server := redistest.Start(t)
-		l := newLimiter(t, server.URL())
+		l, client := newLimiter(t, server.URL()), server.Client()
 		now := int64(epoch)
 		quotas := mustQuotas(t, []Take{{
-			Namespace: "n", Service: "s", Identity: "u", Cost: cost,
-			Limits: []ruleset.Limit{{Requests: cost, WindowMillis: 10}, {Requests: cost, WindowMillis: 60_000}},
+			Namespace: "n", Service: "s", Identity: "u", Cost: test.cost, Limits: []ruleset.Limit{
+				{Requests: test.limit, WindowMillis: 10}, {Requests: test.limit, WindowMillis: 60_000},
+			},
 		}})
-		c := newCall(t.Context(), l.backend, quotas, func() int64 { return now })
-		for _, step := range []int64{0, 1, 20_000} {
-			now += step
+		short, long := quotas[0].key, quotas[1].key
+		take := func(c *call) {
+			t.Helper()
 			decision, err := c.take()
 			if err != nil || !decision.Admitted {
-				t.Fatalf("%s, repeated: %+v, error %v, want admitted", name, decision, err)
+				t.Fatalf("%s: %+v, error %v, want admitted", test.reason, decision, err)
 			}
 		}
-		key := quotas[1].key
-		if n := server.Client().ZCard(t.Context(), key).Val(); n != cost {
-			t.Errorf("%s: %s has %d units, want %d", name, key, n, cost)
+		holds := func(key string, want int64, when string) {
+			t.Helper()
+			if n := client.ZCard(t.Context(), key).Val(); n != want {
+				t.Errorf("%s, %s: %s has %d units, want %d", test.reason, when, key, n, want)
+			}
 		}
-		other := newCall(t.Context(), l.backend, quotas, func() int64 { return now })
-		if decision, err := other.take(); err != nil || decision.Admitted {
-			t.Errorf("%s: another take: %+v, error %v, want refused", name, decision, err)
+		clock := func() int64 { return now }
+		call, other := newCall(t.Context(), l.backend, quotas, clock), newCall(t.Context(), l.backend, quotas, clock)
+		take(call)
+		before := client.ZRangeWithScores(t.Context(), long, 0, -1).Val()
+		now++
+		take(call)
+		if after := client.ZRangeWithScores(t.Context(), long, 0, -1).Val(); !reflect.DeepEqual(before, after) {
+			t.Errorf("%s: repeating changed the log from %v to %v", test.reason, before, after)
 		}
+		now += 20_000
+		take(other)
+		holds(short, test.cost, "after the first units left")
+		take(call)
+		holds(short, test.cost, "repeated late")
+		holds(long, 2*test.cost, "repeated late")
 	}
 }
 
