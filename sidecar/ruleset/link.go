@@ -39,6 +39,8 @@ type Rejection struct {
 // before it has spoken to the operator.
 type Bootstrap struct {
 	// Ruleset current at injection, without its Store.
+	// Its Version is empty when its policies are too large to be stamped: it has
+	// none then, and the link brings them.
 	Ruleset Ruleset `json:"ruleset"`
 	// Probes of the pod's containers on captured ports, forwarded uncounted.
 	Probes []Probe `json:"probes,omitempty"`
