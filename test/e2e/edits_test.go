@@ -98,7 +98,6 @@ var _ = Describe("An edit", func() {
 		Expect(enforced).To(BeNumerically("<", 10*time.Second), "the promise is a second; the figure is in the report")
 
 		By("reading the conditions and what kubectl prints")
-		Eventually(func() error { return nil }).Should(Succeed())
 		Expect(seen()).To(ContainElements(
 			programmed{metav1.ConditionFalse, before + 1},
 			programmed{metav1.ConditionTrue, before + 1},

@@ -42,7 +42,7 @@ var _ = Describe("Limits", Serial, func() {
 		waitEnforced(policy, 1)
 
 		By("ending every operator")
-		DeferCleanup(func() { scale("weir-operator", 2) })
+		DeferCleanup(func() { scale("weir-operator", 2); waitForOperator() })
 		scale("weir-operator", 0)
 		Expect(callFrom(caller.Namespace, caller.Name, "-n=15", "-H=X-User-ID: a", url).Statuses).To(Equal(map[string]int{"200": 15}))
 

@@ -170,12 +170,17 @@ func scale(name string, replicas int32) {
 	}).Should(Succeed())
 }
 
-// waitForOperator waits until the operator's replicas serve.
+// waitForOperator waits until the operator's replicas are there and pods are
+// admitted.
 func waitForOperator() {
 	GinkgoHelper()
 	Eventually(func(g Gomega) {
 		deployment := &appsv1.Deployment{}
 		g.Expect(cluster.Get(ctx, client.ObjectKey{Namespace: systemNamespace, Name: "weir-operator"}, deployment)).To(Succeed())
 		g.Expect(deployment.Status.AvailableReplicas).To(Equal(*deployment.Spec.Replicas))
+		// The node's rules for the webhook's Service follow the endpoints.
+		probe := makePod("probe").labelled(v1alpha1.LabelInject, v1alpha1.InjectPod).DeepCopy()
+		probe.Namespace = metav1.NamespaceDefault
+		g.Expect(cluster.Create(ctx, probe, client.DryRunAll)).To(Succeed())
 	}).WithTimeout(3 * time.Minute).Should(Succeed())
 }
