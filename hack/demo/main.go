@@ -24,9 +24,7 @@ func main() {
 	asJSON := flag.Bool("json", os.Getenv("JSON") == "1", "print a JSON array of rows and nothing else")
 	flag.Parse()
 
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
-	defer cancel()
-	if err := run(ctx, *samples, *asJSON, os.Stdout); err != nil {
+	if err := run(*samples, *asJSON, os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, "demo:", err)
 		os.Exit(1)
 	}
@@ -44,7 +42,9 @@ type row struct {
 }
 
 // run sends the traffic, prints the rows and returns what was not as promised.
-func run(ctx context.Context, samples string, asJSON bool, out io.Writer) error {
+func run(samples string, asJSON bool, out io.Writer) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
 	policies, err := readPolicies(samples)
 	if err != nil {
 		return err

@@ -358,7 +358,7 @@ func TestEarlyAnswerToALongBody(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if body, err := io.ReadAll(response.Body); err != nil || response.StatusCode != 413 || string(body) != "no" {
+	if body, err := io.ReadAll(response.Body); err != nil || response.StatusCode != http.StatusRequestEntityTooLarge || string(body) != "no" {
 		t.Errorf("answer %d %q, %v; want the upstream's 413 before the body's end", response.StatusCode, body, err)
 	}
 }

@@ -9,7 +9,7 @@ import (
 // Audience is the audience of the token that a sidecar proves itself with.
 const Audience = "weir.dev"
 
-// Path of the link: POST a Report, get a Ruleset (200), or nothing newer (204)
+// LinkPath is the path of the link: POST a Report, get a Ruleset (200), or nothing newer (204)
 // after the server's patience ended. 401 without a valid token, 403 when the
 // token is not bound to a pod that has a sidecar.
 const LinkPath = "/v1/ruleset"
