@@ -45,7 +45,7 @@ func sidecarContainer(config Config, pod *corev1.PodSpec, bootstrap string) core
 		ImagePullPolicy: config.ImagePullPolicy,
 		RestartPolicy:   new(corev1.ContainerRestartPolicyAlways),
 		Command:         []string{"/sidecar", "run"},
-		Env:             []corev1.EnvVar{{Name: ruleset.BootstrapEnv, Value: bootstrap}},
+		Env:             append([]corev1.EnvVar{{Name: ruleset.BootstrapEnv, Value: bootstrap}}, memoryTarget(config.Resources)...),
 		Ports:           []corev1.ContainerPort{{Name: "weir-metrics", ContainerPort: ruleset.HealthPort, Protocol: corev1.ProtocolTCP}},
 		// Asked often, since the application waits for it: two minutes at most.
 		StartupProbe:             healthProbe("/readyz", 1, 120),
@@ -75,6 +75,16 @@ func restricted(pod *corev1.PodSpec) *corev1.SecurityContext {
 		security.AppArmorProfile = &corev1.AppArmorProfile{Type: corev1.AppArmorProfileTypeRuntimeDefault}
 	}
 	return security
+}
+
+// memoryTarget has the Go runtime collect garbage before the container's limit
+// ends the process: at nine tenths of it.
+func memoryTarget(resources corev1.ResourceRequirements) []corev1.EnvVar {
+	limit := resources.Limits.Memory()
+	if limit.IsZero() {
+		return nil
+	}
+	return []corev1.EnvVar{{Name: "GOMEMLIMIT", Value: strconv.FormatInt(limit.Value()/10*9, 10)}}
 }
 
 func healthProbe(path string, periodSeconds, failureThreshold int32) *corev1.Probe {
