@@ -200,7 +200,7 @@ func wire(ctx context.Context, mgr ctrl.Manager, keeper *certs.Keeper, o options
 		return err
 	}
 	peers := &link.Peers{
-		Discover:         link.DiscoverPods(mgr.GetCache(), o.namespace, o.podIP, o.linkPort),
+		Discover:         link.DiscoverPods(mgr.GetCache(), o.namespace, o.serviceAccount, o.podIP, o.linkPort),
 		ServerName:       linkService + "." + o.namespace + ".svc",
 		CABundle:         keeper.CABundle,
 		TokenFile:        ruleset.TokenFile,

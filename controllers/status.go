@@ -34,10 +34,11 @@ type observed struct {
 
 // census counts a policy's pods.
 type census struct {
-	enforcing, silent int
-	bare, waiting     []string // names of pods
-	rejecting         []string
-	rejection         string // the first of rejecting
+	enforcing int
+	// Names of pods, in order.
+	bare, waiting, rejecting []string
+	// rejection is why the first of rejecting could not apply its rules.
+	rejection string
 }
 
 // selectPods are the pods that a policy selects, by name: those that run or are
@@ -101,7 +102,6 @@ func (o *observed) count() census {
 			}
 			c.rejecting = append(c.rejecting, pod.Name)
 		case !known && o.wasProgrammed() && pod.CreationTimestamp.Time.Before(o.trusted):
-			c.silent++
 			c.enforcing++
 		default:
 			c.waiting = append(c.waiting, pod.Name)

@@ -45,16 +45,19 @@ type Peers struct {
 }
 
 // DiscoverPods finds the operator's other replicas among the pods that a cache
-// knows, by their label.
-func DiscoverPods(reader client.Reader, namespace, ownIP string, port int) func(context.Context) ([]string, error) {
+// knows: those that run as its service account, which is also what they prove
+// themselves with.
+func DiscoverPods(reader client.Reader, namespace, serviceAccount, ownIP string, port int) func(context.Context) ([]string, error) {
 	return func(ctx context.Context) ([]string, error) {
 		pods := &corev1.PodList{}
-		if err := reader.List(ctx, pods, client.InNamespace(namespace), client.MatchingLabels{"app.kubernetes.io/name": "weir-operator"}); err != nil {
+		if err := reader.List(ctx, pods, client.InNamespace(namespace)); err != nil {
 			return nil, fmt.Errorf("listing the operator's pods: %w", err)
 		}
 		var addresses []string
 		for i := range pods.Items {
-			if pod := &pods.Items[i]; pod.Status.Phase == corev1.PodRunning && pod.Status.PodIP != ownIP {
+			pod := &pods.Items[i]
+			if pod.Spec.ServiceAccountName == serviceAccount && pod.Status.Phase == corev1.PodRunning &&
+				pod.Status.PodIP != "" && pod.Status.PodIP != ownIP {
 				addresses = append(addresses, net.JoinHostPort(pod.Status.PodIP, strconv.Itoa(port)))
 			}
 		}

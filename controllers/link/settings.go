@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/url"
 	"os"
 	"time"
 
@@ -88,7 +89,7 @@ func (s *Settings) Refresh() {
 
 // store is nil while there is no URL.
 func (s *Settings) store() (*ruleset.Store, error) {
-	url, err := readSetting(s.StoreURLFile)
+	address, err := readSetting(s.StoreURLFile)
 	if err != nil {
 		return nil, fmt.Errorf("reading the store's URL: %w", err)
 	}
@@ -96,11 +97,15 @@ func (s *Settings) store() (*ruleset.Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the authorities of the store's certificate: %w", err)
 	}
-	if url == "" {
+	if address == "" {
 		return nil, nil
 	}
+	// A sidecar could only refuse it. The error of url.Parse would show the password.
+	if parsed, err := url.Parse(address); err != nil || parsed.Host == "" || (parsed.Scheme != "redis" && parsed.Scheme != "rediss") {
+		return nil, errors.New("the store's URL is not redis://[user:password@]host:port[/db], or rediss:// for TLS")
+	}
 	return &ruleset.Store{
-		URL: url, CABundle: authorities, InsecureSkipVerify: s.StoreInsecureSkipVerify,
+		URL: address, CABundle: authorities, InsecureSkipVerify: s.StoreInsecureSkipVerify,
 		TimeoutMillis: s.StoreTimeout.Milliseconds(),
 	}, nil
 }
