@@ -37,7 +37,7 @@ var (
 	// scheme knows Kubernetes' own types and ours.
 	scheme *runtime.Scheme
 	// k8sClient reads and writes directly, without a cache.
-	k8sClient client.Client
+	k8sClient client.WithWatch
 )
 
 func TestIntegration(t *testing.T) {
@@ -71,7 +71,7 @@ var _ = BeforeSuite(func() {
 		cancel()
 		Expect(environment.Stop()).To(Succeed())
 	})
-	k8sClient, err = client.New(cfg, client.Options{Scheme: scheme})
+	k8sClient, err = client.NewWithWatch(cfg, client.Options{Scheme: scheme})
 	Expect(err).NotTo(HaveOccurred())
 })
 

@@ -1,0 +1,427 @@
+package integration
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+	"github.com/prometheus/client_golang/prometheus"
+	corev1 "k8s.io/api/core/v1"
+	eventsv1 "k8s.io/api/events/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	authenticationv1 "k8s.io/client-go/kubernetes/typed/authentication/v1"
+	"k8s.io/utils/clock"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/manager"
+	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
+
+	"github.com/weir-dev/weir/api/v1alpha1"
+	"github.com/weir-dev/weir/controllers"
+	"github.com/weir-dev/weir/controllers/certs"
+	"github.com/weir-dev/weir/controllers/link"
+	"github.com/weir-dev/weir/controllers/programming"
+	"github.com/weir-dev/weir/sidecar/ruleset"
+)
+
+// replica is one replica of the operator, as far as the link goes.
+type replica struct {
+	link             ruleset.Link
+	acknowledgements *link.Acknowledgements
+	manager          ctrl.Manager
+	keeper           *certs.Keeper
+}
+
+// newReplica wires a replica that serves the link; the caller adds to its
+// manager what the leader runs, and starts it.
+func newReplica(keeper *certs.Keeper, operator string) *replica {
+	GinkgoHelper()
+	mgr, err := ctrl.NewManager(cfg, ctrl.Options{
+		Scheme: scheme, Cache: controllers.CacheOptions(), Metrics: metricsserver.Options{BindAddress: "0"}, Logger: GinkgoLogr,
+	})
+	Expect(err).NotTo(HaveOccurred())
+	reviews, err := authenticationv1.NewForConfig(cfg)
+	Expect(err).NotTo(HaveOccurred())
+	listener := localListener()
+	_, port, err := net.SplitHostPort(listener.Addr().String())
+	Expect(err).NotTo(HaveOccurred())
+	r := &replica{
+		link:             ruleset.Link{Address: "localhost:" + port, CABundle: string(keeper.CABundle())},
+		acknowledgements: link.NewAcknowledgements(),
+		manager:          mgr,
+		keeper:           keeper,
+	}
+	rulesets := link.NewRulesets(mgr.GetCache())
+	rulesets.Configure(programming.Settings{
+		Store: &ruleset.Store{URL: "redis://redis:6379", TimeoutMillis: 100}, Link: r.link,
+	})
+	server, err := link.New(link.Options{
+		TLS:              &tls.Config{GetCertificate: keeper.GetCertificate, MinVersion: tls.VersionTLS13},
+		Cache:            mgr.GetCache(),
+		Reviewer:         reviews.TokenReviews(),
+		Rulesets:         rulesets,
+		Acknowledgements: r.acknowledgements,
+		Operator:         operator,
+		Registerer:       prometheus.NewRegistry(),
+		Logger:           GinkgoLogr,
+	})
+	Expect(err).NotTo(HaveOccurred())
+	Expect(mgr.Add(manager.RunnableFunc(func(ctx context.Context) error { return server.Serve(ctx, listener) }))).To(Succeed())
+	return r
+}
+
+func (r *replica) start() {
+	running, stop := context.WithCancel(ctx)
+	ended := make(chan error, 1)
+	go func() { ended <- r.manager.Start(running) }()
+	DeferCleanup(func() {
+		stop()
+		Eventually(ended).Should(Receive(BeNil()))
+	})
+}
+
+// client verifies the replica as a sidecar does.
+func (r *replica) client() *http.Client {
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(r.keeper.CABundle())
+	return &http.Client{Transport: &http.Transport{
+		TLSClientConfig: &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS13}, DisableKeepAlives: true,
+	}}
+}
+
+// ask posts a report with a token and returns the answer, which it reads.
+func (r *replica) ask(token string, report ruleset.Report) (status int, header http.Header, body string) {
+	GinkgoHelper()
+	encoded, err := json.Marshal(report)
+	Expect(err).NotTo(HaveOccurred())
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, "https://"+r.link.Address+ruleset.LinkPath, bytes.NewReader(encoded))
+	Expect(err).NotTo(HaveOccurred())
+	if token != "" {
+		request.Header.Set("Authorization", "Bearer "+token)
+	}
+	response, err := r.client().Do(request)
+	Expect(err).NotTo(HaveOccurred())
+	defer func() { _ = response.Body.Close() }()
+	text, err := io.ReadAll(response.Body)
+	Expect(err).NotTo(HaveOccurred())
+	return response.StatusCode, response.Header, string(text)
+}
+
+// createPolicy makes a policy for the pods with a label app; for every pod with
+// a sidecar when app is empty.
+func createPolicy(namespace, name, app string, requests int32, change ...func(*v1alpha1.RateLimitPolicy)) *v1alpha1.RateLimitPolicy {
+	GinkgoHelper()
+	policy := &v1alpha1.RateLimitPolicy{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}}
+	policy.Spec.Direction = v1alpha1.DirectionInbound
+	policy.Spec.Identity.Sources = []v1alpha1.IdentitySource{{Header: &v1alpha1.HeaderSource{Name: "X-User-ID"}}}
+	policy.Spec.Limits = []v1alpha1.Limit{{Requests: requests, Window: metav1.Duration{Duration: time.Minute}}}
+	if app != "" {
+		policy.Spec.PodSelector = &metav1.LabelSelector{MatchLabels: map[string]string{"app": app}}
+	}
+	for _, apply := range change {
+		apply(policy)
+	}
+	Expect(k8sClient.Create(ctx, policy)).To(Succeed())
+	return policy
+}
+
+// shows is "Type=Status Reason generation" of a policy's condition.
+func shows(policy *v1alpha1.RateLimitPolicy, conditionType string) func() string {
+	return func() string {
+		current := &v1alpha1.RateLimitPolicy{}
+		if err := k8sClient.Get(ctx, client.ObjectKeyFromObject(policy), current); err != nil {
+			return err.Error()
+		}
+		current.DeepCopyInto(policy)
+		c := meta.FindStatusCondition(current.Status.Conditions, conditionType)
+		if c == nil {
+			return "none"
+		}
+		return fmt.Sprintf("%s=%s %s %d", c.Type, c.Status, c.Reason, c.ObservedGeneration)
+	}
+}
+
+func messageOf(policy *v1alpha1.RateLimitPolicy, conditionType string) string {
+	return meta.FindStatusCondition(policy.Status.Conditions, conditionType).Message
+}
+
+var _ = Describe("the operator", Ordered, func() {
+	var leader, follower *replica
+	var operatorNamespace string
+	web := map[string]string{"app": "web"}
+
+	BeforeAll(func() {
+		operatorNamespace = newNamespace(nil)
+		keeper := certs.New(certs.Options{
+			Client: k8sClient, Namespace: operatorNamespace, DNSNames: []string{"localhost"}, Logger: GinkgoLogr,
+		})
+		Expect(keeper.Ensure(ctx)).To(Succeed())
+		operator := link.ServiceAccountUser(operatorNamespace, "default")
+		leader, follower = newReplica(keeper, operator), newReplica(keeper, operator)
+
+		reconciler := &controllers.RateLimitPolicyReconciler{
+			Client:           leader.manager.GetClient(),
+			Recorder:         leader.manager.GetEventRecorder("weir-operator"),
+			Acknowledgements: leader.acknowledgements,
+			Clock:            clock.RealClock{},
+		}
+		Expect(reconciler.SetupWithManager(leader.manager)).To(Succeed())
+		Expect(leader.manager.Add(&link.Peers{
+			Discover:         func(context.Context) ([]string, error) { return []string{follower.link.Address}, nil },
+			ServerName:       "localhost",
+			CABundle:         keeper.CABundle,
+			TokenFile:        tokenFile(tokenOf(operatorNamespace, "default", ruleset.Audience, nil)),
+			Acknowledgements: leader.acknowledgements,
+			Logger:           GinkgoLogr,
+		})).To(Succeed())
+		follower.start()
+		leader.start()
+	})
+
+	It("is programmed when every selected pod has said so, whichever replica it told", func() {
+		namespace := newNamespace(nil)
+		first := startSidecar(createPod(namespace, "web-1", web, true), leader)
+		second := startSidecar(createPod(namespace, "web-2", web, true), follower)
+		other := startSidecar(createPod(namespace, "other", nil, true), leader)
+		policy := createPolicy(namespace, "api", "web", 100)
+
+		Eventually(shows(policy, "Ready")).Should(Equal("Ready=True Ready 1"))
+		Expect(policy.Status.Pods).To(Equal(&v1alpha1.PodCounts{Selected: 2, Enforcing: 2, Summary: "2/2"}))
+		Expect(policy.Status.Service).To(Equal("api"))
+		Expect(policy.Status.Limit).To(Equal("100/1m"))
+		Expect(messageOf(policy, "Programmed")).To(Equal("All 2 selected pods enforce generation 1."))
+		Expect(first.policies()).To(ConsistOf("api"))
+		Expect(second.policies()).To(ConsistOf("api"))
+		Expect(other.policies()).To(BeEmpty())
+
+		By("editing the limit: it is enforced in under a second, and Programmed goes False and True")
+		stream, err := k8sClient.Watch(ctx, &v1alpha1.RateLimitPolicyList{}, client.InNamespace(namespace))
+		Expect(err).NotTo(HaveOccurred())
+		defer stream.Stop()
+		patch := client.MergeFrom(policy.DeepCopy())
+		policy.Spec.Limits[0].Requests = 5
+		began := time.Now()
+		Expect(k8sClient.Patch(ctx, policy, patch)).To(Succeed())
+		for _, s := range []*sidecar{first, second} {
+			var since time.Time
+			Eventually(func() (requests int64) { requests, since = s.enforces("api"); return requests }).Should(BeEquivalentTo(5))
+			AddReportEntry("edit to the sidecar's rules", since.Sub(began).String())
+			Expect(since.Sub(began)).To(BeNumerically("<", time.Second))
+		}
+		var seen []string
+		Eventually(func() []string {
+			for {
+				select {
+				case event := <-stream.ResultChan():
+					c := meta.FindStatusCondition(event.Object.(*v1alpha1.RateLimitPolicy).Status.Conditions, "Programmed")
+					now := fmt.Sprintf("%s %d", c.Status, c.ObservedGeneration)
+					if len(seen) == 0 || seen[len(seen)-1] != now {
+						seen = append(seen, now)
+					}
+				default:
+					return seen
+				}
+			}
+		}).Should(HaveExactElements("True 1", "False 2", "True 2"))
+		AddReportEntry("edit to Programmed=True", time.Since(began).String())
+
+		By("losing a pod")
+		lost := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "web-2"}}
+		deletePod(lost)
+		Eventually(func() *v1alpha1.PodCounts {
+			shows(policy, "Ready")()
+			return policy.Status.Pods
+		}).Should(Equal(&v1alpha1.PodCounts{Selected: 1, Enforcing: 1, Summary: "1/1"}))
+	})
+
+	It("says which pods it waits for, which have no sidecar, and which refused their rules", func() {
+		namespace := newNamespace(nil)
+		policy := createPolicy(namespace, "api", "web", 100)
+		Eventually(shows(policy, "Programmed")).Should(Equal("Programmed=True NoPods 1"))
+
+		pod := createPod(namespace, "web-1", web, true)
+		Eventually(shows(policy, "Programmed")).Should(Equal("Programmed=False Pending 1"))
+		Expect(messageOf(policy, "Ready")).To(Equal("0 of 1 pods enforce generation 1; waiting for web-1."))
+		startSidecar(pod, follower)
+		Eventually(shows(policy, "Programmed")).Should(Equal("Programmed=True Programmed 1"))
+
+		By("a pod without sidecar")
+		bare := createPod(namespace, "web-2", web, false)
+		Eventually(shows(policy, "Programmed")).Should(Equal("Programmed=False SidecarMissing 1"))
+		Expect(messageOf(policy, "Ready")).To(HavePrefix("1 of 2 selected pods run without the sidecar (web-2): restart them"))
+		Eventually(eventsAbout(bare)).Should(ContainElement("Warning SidecarMissing"))
+		deletePod(bare)
+		Eventually(shows(policy, "Programmed")).Should(Equal("Programmed=True Programmed 1"))
+		Expect(eventsAbout(policy)()).To(ContainElements("Normal Accepted", "Normal NoPods", "Normal Pending", "Warning SidecarMissing", "Normal Programmed"))
+
+		By("a pod that opts out, and one on the node's network")
+		createPod(namespace, "out", map[string]string{"app": "web", v1alpha1.LabelInject: v1alpha1.InjectOptOut}, false)
+		Consistently(shows(policy, "Programmed")).Should(Equal("Programmed=True Programmed 1"))
+
+		By("a sidecar that cannot apply its rules")
+		rejecting := createPod(namespace, "web-3", web, true)
+		token := tokenOf(namespace, "default", ruleset.Audience, rejecting)
+		status, _, body := leader.ask(token, ruleset.Report{})
+		Expect(status).To(Equal(http.StatusOK))
+		received := ruleset.Ruleset{}
+		Expect(json.Unmarshal([]byte(body), &received)).To(Succeed())
+		held, cancel := context.WithCancel(ctx)
+		defer cancel()
+		go leader.hold(held, token, ruleset.Report{Rejected: &ruleset.Rejection{Version: received.Version, Reason: "no such thing."}})
+		Eventually(shows(policy, "Programmed")).Should(Equal("Programmed=False SidecarRejected 1"))
+		Expect(messageOf(policy, "Ready")).To(Equal("1 of 2 pods could not apply their rules (web-3): no such thing. They enforce the rules that they had before."))
+	})
+
+	It("gives each pod its own rules, and nobody else any", func() {
+		namespace := newNamespace(nil)
+		createPolicy(namespace, "web", "web", 1)
+		createPolicy(namespace, "api", "api", 1)
+		webPod, apiPod := createPod(namespace, "web-1", web, true), createPod(namespace, "api-1", map[string]string{"app": "api"}, true)
+		bare := createPod(namespace, "bare", web, false)
+
+		for _, refusal := range []struct {
+			reason, token string
+			status        int
+		}{
+			{"no token", "", http.StatusUnauthorized},
+			{"garbage", "garbage", http.StatusUnauthorized},
+			{"a token for another audience", tokenOf(namespace, "default", "https://kubernetes.default.svc", webPod), http.StatusUnauthorized},
+			{"a token bound to no pod", tokenOf(namespace, "default", ruleset.Audience, nil), http.StatusForbidden},
+			{"a pod without sidecar", tokenOf(namespace, "default", ruleset.Audience, bare), http.StatusForbidden},
+		} {
+			status, header, body := leader.ask(refusal.token, ruleset.Report{})
+			Expect(status).To(Equal(refusal.status), "%s: %s", refusal.reason, body)
+			if status == http.StatusUnauthorized {
+				Expect(header.Get("WWW-Authenticate")).To(HavePrefix("Bearer"), refusal.reason)
+			}
+		}
+		for pod, policy := range map[*corev1.Pod]string{webPod: "web", apiPod: "api"} {
+			status, _, body := leader.ask(tokenOf(namespace, "default", ruleset.Audience, pod), ruleset.Report{})
+			Expect(status).To(Equal(http.StatusOK))
+			received := ruleset.Ruleset{}
+			Expect(json.Unmarshal([]byte(body), &received)).To(Succeed())
+			Expect(received.Refs()).To(HaveLen(1))
+			Expect(received.Policies[0].Name).To(Equal(policy))
+		}
+
+		By("a report that is too large")
+		status, _, _ := leader.ask(tokenOf(namespace, "default", ruleset.Audience, webPod), ruleset.Report{Version: strings.Repeat("v", 70<<10)})
+		Expect(status).To(Equal(http.StatusRequestEntityTooLarge))
+		By("the token of a pod that is gone")
+		token := tokenOf(namespace, "default", ruleset.Audience, apiPod)
+		Expect(first(leader.ask(token, ruleset.Report{}))).To(Equal(http.StatusOK))
+		deletePod(apiPod)
+		Eventually(func() int { return first(leader.ask(token, ruleset.Report{})) }).Should(Equal(http.StatusForbidden))
+	})
+
+	It("shows acknowledgements to nobody but the operator", func() {
+		namespace := newNamespace(nil)
+		pod := createPod(namespace, "web-1", web, true)
+		for token, want := range map[string]int{
+			"": http.StatusUnauthorized,
+			tokenOf(namespace, "default", ruleset.Audience, pod):         http.StatusForbidden,
+			tokenOf(operatorNamespace, "default", ruleset.Audience, nil): http.StatusOK,
+		} {
+			Expect(leader.peek(token)).To(Equal(want))
+		}
+	})
+
+	It("follows the labels of a pod", func() {
+		namespace := newNamespace(nil)
+		createPolicy(namespace, "api", "api", 1)
+		pod := createPod(namespace, "web-1", web, true)
+		s := startSidecar(pod, leader)
+		Consistently(s.policies).Should(BeEmpty())
+		patch := client.MergeFrom(pod.DeepCopy())
+		pod.Labels = map[string]string{"app": "api"}
+		Expect(k8sClient.Patch(ctx, pod, patch)).To(Succeed())
+		Eventually(s.policies).WithTimeout(time.Second).Should(ConsistOf("api"))
+	})
+
+	It("lets the older of two policies have a service, and the newer when the older goes", func() {
+		namespace := newNamespace(nil)
+		s := startSidecar(createPod(namespace, "web-1", web, true), leader)
+		shared := func(p *v1alpha1.RateLimitPolicy) { p.Spec.Service = "shared" }
+		older := createPolicy(namespace, "a-older", "", 10, shared)
+		Eventually(shows(older, "Ready")).Should(Equal("Ready=True Ready 1"))
+		newer := createPolicy(namespace, "b-newer", "", 20, shared)
+		Eventually(shows(newer, "Accepted")).Should(Equal("Accepted=False ServiceConflict 1"))
+		Expect(messageOf(newer, "Ready")).To(ContainSubstring(`"a-older" already limits service "shared"`))
+		Expect(shows(newer, "Programmed")()).To(Equal("Programmed=False NotAccepted 1"))
+		Consistently(s.policies, "200ms").Should(ConsistOf("a-older"))
+		Expect(shows(older, "Ready")()).To(Equal("Ready=True Ready 1"))
+
+		Expect(k8sClient.Delete(ctx, older)).To(Succeed())
+		Eventually(shows(newer, "Ready")).Should(Equal("Ready=True Ready 1"))
+		Expect(s.policies()).To(ConsistOf("b-newer"))
+	})
+
+	It("refuses what only it can judge, and disturbs nothing else", func() {
+		namespace := newNamespace(nil)
+		s := startSidecar(createPod(namespace, "web-1", web, true), leader)
+		good := createPolicy(namespace, "good", "", 10)
+		selector := createPolicy(namespace, "selector", "", 10, func(p *v1alpha1.RateLimitPolicy) {
+			p.Spec.PodSelector = &metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{{Key: "app", Operator: metav1.LabelSelectorOpIn}}}
+		})
+		expression := createPolicy(namespace, "expression", "", 10, func(p *v1alpha1.RateLimitPolicy) {
+			p.Spec.Match = []v1alpha1.RequestMatch{{Path: &v1alpha1.PathMatch{Type: v1alpha1.PathMatchRegularExpression, Value: "/("}}}
+		})
+		Eventually(shows(selector, "Accepted")).Should(Equal("Accepted=False InvalidSelector 1"))
+		Eventually(shows(expression, "Accepted")).Should(Equal("Accepted=False InvalidMatch 1"))
+		Expect(messageOf(expression, "Ready")).To(ContainSubstring("spec.match[0].path.value"))
+		Eventually(shows(good, "Ready")).Should(Equal("Ready=True Ready 1"))
+		Expect(s.policies()).To(ConsistOf("good"))
+	})
+})
+
+func first(status int, _ http.Header, _ string) int { return status }
+
+// hold asks until ctx ends and ignores the answer.
+func (r *replica) hold(ctx context.Context, token string, report ruleset.Report) {
+	encoded, _ := json.Marshal(report)
+	request, _ := http.NewRequestWithContext(ctx, http.MethodPost, "https://"+r.link.Address+ruleset.LinkPath, bytes.NewReader(encoded))
+	request.Header.Set("Authorization", "Bearer "+token)
+	if response, err := r.client().Do(request); err == nil {
+		_ = response.Body.Close()
+	}
+}
+
+// peek is the status of a request for acknowledgements.
+func (r *replica) peek(token string) int {
+	GinkgoHelper()
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+r.link.Address+link.AcknowledgementsPath+"?sequence=0", nil)
+	Expect(err).NotTo(HaveOccurred())
+	request.Header.Set("Authorization", "Bearer "+token)
+	response, err := r.client().Do(request)
+	Expect(err).NotTo(HaveOccurred())
+	defer func() { _ = response.Body.Close() }()
+	return response.StatusCode
+}
+
+// eventsAbout lists "Type Reason" of the events on an object.
+func eventsAbout(object client.Object) func() []string {
+	return func() []string {
+		list := &eventsv1.EventList{}
+		if err := k8sClient.List(ctx, list, client.InNamespace(object.GetNamespace())); err != nil {
+			return []string{err.Error()}
+		}
+		var found []string
+		for _, event := range list.Items {
+			if event.Regarding.UID == object.GetUID() {
+				found = append(found, event.Type+" "+event.Reason)
+			}
+		}
+		return found
+	}
+}
