@@ -30,9 +30,9 @@ import (
 	"github.com/weir-dev/weir/controllers/programming"
 )
 
-// +kubebuilder:rbac:groups=weir.dev,resources=ratelimitpolicies,verbs=get;list;watch
+// +kubebuilder:rbac:groups=weir.dev,resources=ratelimitpolicies,verbs=list;watch
 // +kubebuilder:rbac:groups=weir.dev,resources=ratelimitpolicies/status,verbs=patch
-// +kubebuilder:rbac:groups="",resources=pods,verbs=get;list;watch
+// +kubebuilder:rbac:groups="",resources=pods,verbs=list;watch
 
 const (
 	// settle gathers what many pods say and become within it into one look.

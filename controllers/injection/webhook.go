@@ -29,7 +29,7 @@ const WebhookPath = "/mutate-v1-pod"
 type Compile func(namespace string, policies []v1alpha1.RateLimitPolicy, podLabels map[string]string) *ruleset.Ruleset
 
 // +kubebuilder:rbac:groups="",resources=namespaces,verbs=get;list;watch
-// +kubebuilder:rbac:groups=weir.dev,resources=ratelimitpolicies,verbs=get;list;watch
+// +kubebuilder:rbac:groups=weir.dev,resources=ratelimitpolicies,verbs=list;watch
 // +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
 
 // Handler is the admission webhook of pods.

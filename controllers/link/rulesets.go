@@ -18,8 +18,8 @@ import (
 	"github.com/weir-dev/weir/controllers/programming"
 )
 
-// +kubebuilder:rbac:groups=weir.dev,resources=ratelimitpolicies,verbs=get;list;watch
-// +kubebuilder:rbac:groups="",resources=pods,verbs=get;list;watch
+// +kubebuilder:rbac:groups=weir.dev,resources=ratelimitpolicies,verbs=list;watch
+// +kubebuilder:rbac:groups="",resources=pods,verbs=list;watch
 
 // Rulesets computes the Ruleset of any pod, once for all pods of a namespace
 // that the same policies select, and wakes who waits for another.
