@@ -28,15 +28,21 @@ func main() {
 	case "kill":
 		err = kill(arguments)
 	case "idle":
-		ended := make(chan os.Signal, 1)
-		signal.Notify(ended, syscall.SIGTERM, syscall.SIGINT)
-		<-ended
+		err = idle()
 	default:
 		err = fmt.Errorf("unknown command %q", os.Args[1])
 	}
 	if err != nil {
 		fail(err)
 	}
+}
+
+// idle waits for the end of the pod.
+func idle() error {
+	ended := make(chan os.Signal, 1)
+	signal.Notify(ended, syscall.SIGTERM, syscall.SIGINT)
+	<-ended
+	return nil
 }
 
 func fail(err error) {

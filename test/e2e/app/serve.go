@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"flag"
 	"net"
@@ -40,7 +41,7 @@ func serve(arguments []string) error {
 	mux.HandleFunc("/healthz", func(http.ResponseWriter, *http.Request) { probes.Add(1) })
 	mux.HandleFunc("/die", func(w http.ResponseWriter, _ *http.Request) {
 		w.WriteHeader(http.StatusAccepted)
-		go server.Close()
+		go func() { _ = server.Shutdown(context.Background()) }() // this answer is the last
 	})
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("X-Answered-By", pod)
@@ -53,5 +54,5 @@ func serve(arguments []string) error {
 	if err := server.Serve(listener); err != http.ErrServerClosed {
 		return err
 	}
-	select {} // dead to the network, alive to the kubelet
+	return idle() // dead to the network, alive to the kubelet
 }
