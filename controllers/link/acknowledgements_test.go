@@ -1,0 +1,95 @@
+package link
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/weir-dev/weir/sidecar/ruleset"
+)
+
+var epoch = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+
+// said is what a pod said some seconds after the epoch.
+func said(pod string, generation int64, second int) Acknowledgement {
+	return Acknowledgement{
+		Namespace: "shop", Pod: pod, UID: types.UID(pod),
+		Enforcing: []ruleset.PolicyRef{{Name: "api", UID: "p", Generation: generation}},
+		Seen:      epoch.Add(time.Duration(second) * time.Second),
+	}
+}
+
+func TestTheLastThingThatAPodSaidHolds(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		reason string
+		do     func(*Acknowledgements)
+		want   int64
+		told   int
+	}{
+		{"a pod that repeats itself is no news", func(a *Acknowledgements) { a.Record(said("a", 1, 1)); a.Record(said("a", 1, 2)) }, 1, 1},
+		{"a new generation is", func(a *Acknowledgements) { a.Record(said("a", 1, 1)); a.Record(said("a", 2, 2)) }, 2, 2},
+		{"what a peer heard later holds", func(a *Acknowledgements) { a.Record(said("a", 1, 1)); a.merge(said("a", 2, 2)) }, 2, 2},
+		{"what a peer heard earlier does not", func(a *Acknowledgements) { a.Record(said("a", 2, 2)); a.merge(said("a", 1, 1)) }, 2, 1},
+		{"a pod that comes back from a peer holds", func(a *Acknowledgements) { a.merge(said("a", 2, 2)); a.Record(said("a", 1, 3)) }, 1, 2},
+		{"a pod that is gone is forgotten", func(a *Acknowledgements) { a.Record(said("a", 1, 1)); a.Forget("shop", "a") }, 0, 1},
+	} {
+		a := NewAcknowledgements()
+		told := 0
+		a.Notify(func(string) { told++ })
+		test.do(a)
+		var got int64
+		if last, ok := a.Of("shop")["a"]; ok {
+			got = last.Enforcing[0].Generation
+		}
+		if got != test.want || told != test.told {
+			t.Errorf("%s: got generation %d and %d notices, want %d and %d", test.reason, got, told, test.want, test.told)
+		}
+	}
+}
+
+func TestAPeerReadsWhatItHasNotHeard(t *testing.T) {
+	t.Parallel()
+	a := NewAcknowledgements()
+	const pods = maxPage + 10
+	for i := range pods {
+		a.Record(said(fmt.Sprintf("pod-%d", i), 1, i))
+	}
+	a.merge(said("of a peer", 1, 1))
+
+	one := a.after(t.Context(), "", 0)
+	two := a.after(t.Context(), one.Epoch, one.Sequence)
+	if len(one.Acknowledgements) != maxPage || len(two.Acknowledgements) != pods-maxPage {
+		t.Fatalf("got pages of %d and %d, want %d and %d", len(one.Acknowledgements), len(two.Acknowledgements), maxPage, pods-maxPage)
+	}
+
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	if nothing := a.after(ended, two.Epoch, two.Sequence); len(nothing.Acknowledgements) != 0 || nothing.Sequence != two.Sequence {
+		t.Errorf("with nothing new: got %+v", nothing)
+	}
+	if all := a.after(t.Context(), "of another life", two.Sequence); len(all.Acknowledgements) != maxPage {
+		t.Errorf("after a restart: got %d acknowledgements, want all again", len(all.Acknowledgements))
+	}
+
+	waiting := make(chan page)
+	go func() { waiting <- a.after(t.Context(), two.Epoch, two.Sequence) }()
+	a.Record(said("pod-0", 2, pods))
+	if next := <-waiting; len(next.Acknowledgements) != 1 || next.Acknowledgements[0].Enforcing[0].Generation != 2 {
+		t.Errorf("after news: got %+v", next)
+	}
+}
+
+func TestSweepForgetsPodsThatDoNotLive(t *testing.T) {
+	t.Parallel()
+	a := NewAcknowledgements()
+	a.Record(said("a", 1, 1))
+	a.Record(said("b", 1, 1))
+	a.sweep(func(_, pod string, _ types.UID) bool { return pod == "b" })
+	if left := a.Of("shop"); len(left) != 1 || left["b"].Pod != "b" {
+		t.Errorf("got %v", left)
+	}
+}

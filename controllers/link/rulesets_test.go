@@ -1,0 +1,171 @@
+package link
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"sync"
+	"testing"
+
+	"github.com/go-logr/logr"
+	"github.com/prometheus/client_golang/prometheus"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/weir-dev/weir/api/v1alpha1"
+	"github.com/weir-dev/weir/controllers/programming"
+	"github.com/weir-dev/weir/sidecar/ruleset"
+)
+
+// counted is a cache that counts how often it is listed.
+type counted struct {
+	client.Reader
+	mu       sync.Mutex
+	policies []v1alpha1.RateLimitPolicy
+	listed   int
+}
+
+func (c *counted) List(_ context.Context, list client.ObjectList, _ ...client.ListOption) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.listed++
+	list.(*v1alpha1.RateLimitPolicyList).Items = c.policies
+	return nil
+}
+
+func policyFor(name, app string) v1alpha1.RateLimitPolicy {
+	policy := v1alpha1.RateLimitPolicy{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name, Generation: 1}}
+	policy.Spec.PodSelector = &metav1.LabelSelector{MatchLabels: map[string]string{"app": app}}
+	return policy
+}
+
+func TestTenThousandPodsCostOneCompilation(t *testing.T) {
+	t.Parallel()
+	cached := &counted{policies: []v1alpha1.RateLimitPolicy{policyFor("web", "web"), policyFor("api", "api")}}
+	rulesets := NewRulesets(cached)
+	distinct := map[*answer]bool{}
+	for i := range 10_000 {
+		// As in a StatefulSet, no two pods have the same labels.
+		pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Labels: map[string]string{"app": "web", "pod-name": fmt.Sprint(i)}}}
+		answer, err := rulesets.of(t.Context(), pod)
+		if err != nil {
+			t.Fatal(err)
+		}
+		distinct[answer] = true
+	}
+	if cached.listed != 1 || len(distinct) != 1 {
+		t.Errorf("listed policies %d times and made %d Rulesets, want 1 and 1", cached.listed, len(distinct))
+	}
+}
+
+func TestWhoListensMissesNoChange(t *testing.T) {
+	t.Parallel()
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web-1", Labels: map[string]string{"app": "web"}}}
+	edited := policyFor("web", "web")
+	edited.Generation = 2
+	for _, test := range []struct {
+		reason  string
+		change  func(*Rulesets)
+		rings   bool
+		another bool
+	}{
+		{"a policy of the namespace", func(r *Rulesets) { r.touch("shop") }, true, true},
+		{"a policy of another namespace", func(r *Rulesets) { r.touch("other") }, false, false},
+		{"a policy's status", func(r *Rulesets) {
+			before, after := edited, edited
+			after.ResourceVersion = "2"
+			r.policyUpdated(&before, &after)
+		}, false, false},
+		{"a policy's edit", func(r *Rulesets) {
+			before := policyFor("web", "web")
+			r.policyUpdated(&before, &edited)
+		}, true, true},
+		{"the pod's labels", func(r *Rulesets) {
+			r.podUpdated(&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web-1"}}, pod)
+		}, true, false},
+		{"the pod's status", func(r *Rulesets) { r.podUpdated(pod, pod) }, false, false},
+		{"another pod's labels", func(r *Rulesets) {
+			r.podUpdated(pod, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "web-2"}})
+		}, false, false},
+		{"the operator's settings", func(r *Rulesets) {
+			r.Configure(programming.Settings{Link: ruleset.Link{Address: "elsewhere"}})
+		}, true, true},
+		{"the same settings again", func(r *Rulesets) { r.Configure(programming.Settings{}) }, false, false},
+	} {
+		cached := &counted{policies: []v1alpha1.RateLimitPolicy{policyFor("web", "web")}}
+		rulesets := NewRulesets(cached)
+		before, err := rulesets.of(t.Context(), pod)
+		if err != nil {
+			t.Fatal(err)
+		}
+		rung, hangUp := rulesets.listen(types.NamespacedName{Namespace: "shop", Name: "web-1"})
+		cached.policies = []v1alpha1.RateLimitPolicy{edited}
+		test.change(rulesets)
+		if got := len(rung) == 1; got != test.rings {
+			t.Errorf("%s: rings=%v, want %v", test.reason, got, test.rings)
+		}
+		hangUp()
+		after, err := rulesets.of(t.Context(), pod)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := after.version != before.version; got != test.another {
+			t.Errorf("%s: another version=%v, want %v", test.reason, got, test.another)
+		}
+		if len(rulesets.bells.listeners) != 0 {
+			t.Errorf("%s: who hung up is still listed", test.reason)
+		}
+	}
+}
+
+func TestWithoutAPIServerNobodyIsBlamed(t *testing.T) {
+	t.Parallel()
+	server, err := New(Options{
+		Reviewer: &reviewer{err: errors.New("connection refused")}, Rulesets: NewRulesets(nil),
+		Acknowledgements: NewAcknowledgements(), Registerer: prometheus.NewRegistry(), Logger: logr.Discard(),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	listening := httptest.NewTLSServer(server.handler())
+	t.Cleanup(listening.Close)
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, listening.URL+ruleset.LinkPath, http.NoBody)
+	if err != nil {
+		t.Fatal(err)
+	}
+	request.Header.Set("Authorization", "Bearer t")
+	response, err := listening.Client().Do(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = response.Body.Close() }()
+	if response.StatusCode != http.StatusServiceUnavailable || response.Header.Get("Retry-After") != "1" {
+		t.Errorf("got %s with Retry-After %q, want 503 and 1", response.Status, response.Header.Get("Retry-After"))
+	}
+}
+
+func TestANewRequestEndsTheOneBefore(t *testing.T) {
+	t.Parallel()
+	var turns turns
+	one, oneDone := turns.take("uid")
+	two, twoDone := turns.take("uid")
+	select {
+	case <-one:
+	default:
+		t.Error("the first request is still held")
+	}
+	oneDone()
+	select {
+	case <-two:
+		t.Error("the second request was ended by the end of the first")
+	default:
+	}
+	twoDone()
+	if len(turns.held) != 0 {
+		t.Errorf("%d requests are held, want none", len(turns.held))
+	}
+}
