@@ -119,7 +119,7 @@ func (s *server) receive(accepted net.Conn) {
 	}
 	c.destination = destination
 
-	kind, err := c.sniff()
+	kind, err := s.sniff(c)
 	if err != nil {
 		c.reset()
 		return
@@ -137,6 +137,19 @@ func (s *server) receive(accepted net.Conn) {
 		}
 		s.pass(c, up, kind)
 	}
+}
+
+// sniff finds out what a connection speaks. What resembles HTTP is net/http's
+// to refuse where there are limits to evade; elsewhere it passes.
+func (s *server) sniff(c *conn) (protocol, error) {
+	kind, err := c.sniff()
+	if kind != resemblesHTTP {
+		return kind, err
+	}
+	if s.proxy.table.Load().of(s.direction).empty() {
+		return speaksOther, err
+	}
+	return speaksHTTP, err
 }
 
 // destinationOf returns where the connection was going, unless that is here.

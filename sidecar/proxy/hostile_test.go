@@ -1,7 +1,10 @@
 package proxy
 
 import (
+	"bufio"
 	"fmt"
+	"io"
+	"net"
 	"net/http"
 	"strings"
 	"testing"
@@ -46,5 +49,38 @@ func TestBadInput(t *testing.T) {
 	}
 	if response, _ := do(t, h.client(http1), ask(t, http.MethodGet, "http://app/", nil)); response.StatusCode != http.StatusOK {
 		t.Errorf("after all that: %d, want 200", response.StatusCode)
+	}
+}
+
+// Whoever could pass for another protocol with the first line would be counted
+// for none of a connection's requests.
+func TestOddFirstLinesAreNoWayAroundALimit(t *testing.T) {
+	t.Parallel()
+	upstream := application(t, func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "served") })
+	h := serve(t, ruleset.Inbound, upstream, basic("p", inbound(func(p *ruleset.Policy) { p.Limits[0].Requests = 1 })))
+	do(t, h.client(http1), ask(t, http.MethodGet, "http://app/", nil))
+	for reason, line := range map[string]string{
+		"a method of 40 letters":                 strings.Repeat("A", 40) + " / HTTP/1.1",
+		"a control character in the target":      "GET /\x01 HTTP/1.1",
+		"form feeds for spaces":                  "GET\x0c/\x0cHTTP/1.1",
+		"a space first":                          " GET / HTTP/1.1",
+		"a protocol that Node.js takes for HTTP": "GET / RTSP/1.1",
+	} {
+		got := h.raw(line + "\r\nHost: h\r\nConnection: close\r\n\r\n")
+		if !strings.HasPrefix(got, "HTTP/1.1 4") || strings.Contains(got, "served") {
+			t.Errorf("%s: answer %q, want one of the sidecar's own", reason, got)
+		}
+	}
+}
+
+func TestRTSPPassesWhereNothingIsLimited(t *testing.T) {
+	t.Parallel()
+	upstream := rawServer(t, func(c *net.TCPConn) {
+		_, _ = bufio.NewReader(c).ReadString('\n')
+		_, _ = io.WriteString(c, "RTSP/1.0 200 OK\r\n")
+	})
+	h := serve(t, ruleset.Inbound, upstream, basic("calls", nil)) // Outbound
+	if got := h.raw("OPTIONS rtsp://h/ RTSP/1.0\r\n"); got != "RTSP/1.0 200 OK\r\n" {
+		t.Errorf("answer %q, want the upstream's", got)
 	}
 }

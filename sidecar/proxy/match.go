@@ -190,17 +190,23 @@ func (x *index) add(p *policy) {
 // match returns the policies that hold for a request, in the Ruleset's order.
 // host and path are as the request has them: neither is normalized.
 func (t *table) match(d ruleset.Direction, host, method, urlPath string) []*policy {
-	x := &t.outbound
-	if d == ruleset.Inbound {
-		x = &t.inbound
-	}
-	found := x.byHost(normalHost(host))
+	found := t.of(d).byHost(normalHost(host))
 	if len(found) == 0 {
 		return nil
 	}
 	urlPath = normalPath(urlPath)
 	return slices.DeleteFunc(found, func(p *policy) bool { return !p.matchesRequest(method, urlPath) })
 }
+
+// of are the policies of a direction.
+func (t *table) of(d ruleset.Direction) *index {
+	if d == ruleset.Inbound {
+		return &t.inbound
+	}
+	return &t.outbound
+}
+
+func (x *index) empty() bool { return len(x.any)+len(x.exact)+len(x.wildcard) == 0 }
 
 func (x *index) byHost(host string) []*policy {
 	found := slices.Clone(x.any)

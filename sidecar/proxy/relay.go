@@ -52,7 +52,7 @@ func (s *server) serveSilent(c *conn) {
 		s.pass(c, up, speaksOther)
 		return
 	}
-	kind, err := c.sniff()
+	kind, err := s.sniff(c)
 	switch {
 	case err != nil:
 		_ = up.Close()

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -22,6 +23,9 @@ const (
 	speaksOther
 	// silent: the client has not spoken yet.
 	silent
+	// resemblesHTTP: RTSP and ICE, whose requests HTTP servers have been seen
+	// to answer (Node.js does).
+	resemblesHTTP
 )
 
 const (
@@ -32,11 +36,9 @@ const (
 	// line, before that itself decides. Clients that speak first send with or
 	// right after the handshake's last segment.
 	sniffWait = 150 * time.Millisecond
-	// maxMethodBytes is longer than any registered method.
-	maxMethodBytes = 32
 )
 
-// The methods that an HTTP/0.9 style line, without a version, may have.
+// The methods of RFC 9110 and RFC 5789.
 var plainMethods = []string{"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"}
 
 // classify decides on a connection's first bytes. Whatever an HTTP server
@@ -56,40 +58,79 @@ func classify(data []byte) protocol {
 		}
 		return speaksOther
 	}
-	end := bytes.IndexFunc(data, func(r rune) bool { return !isTokenChar(r) })
-	if end < 0 {
-		end = len(data)
-	}
-	if end == 0 || end > maxMethodBytes {
+	start := span(data, isSpace)
+	method := data[start : start+span(data[start:], isTokenChar)]
+	rest := data[start+len(method):]
+	odd := start > 0
+	switch {
+	case odd && !startsMethod(method):
 		return speaksOther
-	}
-	if end == len(data) {
+	case len(rest) == 0:
 		return undecided
-	}
-	if data[end] != ' ' && data[end] != '\t' {
+	case len(method) == 0 || !isSpace(rest[0]):
 		return speaksOther
 	}
-	return classifyLine(data[:end], data[end:])
+	return classifyLine(method, rest, odd)
 }
 
-// classifyLine decides on what follows the method of a request line.
-func classifyLine(method, rest []byte) protocol {
+// classifyLine decides on what follows the method of a request line. Spaces of
+// all kinds separate, as in CPython's http.server. A line that is odd, with
+// spaces before it or control characters within, is a request only with a
+// method of RFC 9110: binary protocols begin like that, too.
+func classifyLine(method, rest []byte, odd bool) protocol {
 	line, _, whole := bytes.Cut(rest, []byte("\n"))
 	line = bytes.TrimSuffix(line, []byte("\r"))
-	if bytes.ContainsFunc(line, func(r rune) bool { return r < ' ' && r != '\t' || r == 0x7f }) {
+	odd = odd || slices.ContainsFunc(line, func(c byte) bool { return c < ' ' && c != '\t' || c == 0x7f })
+	if odd && !slices.Contains(plainMethods, string(method)) {
 		return speaksOther
 	}
 	if !whole {
 		return undecided
 	}
-	fields := bytes.Fields(line)
+	fields := words(line)
+	if len(fields) == 0 {
+		return speaksOther
+	}
+	last := bytes.ToUpper(fields[len(fields)-1])
 	switch {
-	case len(fields) > 0 && bytes.HasPrefix(bytes.ToUpper(fields[len(fields)-1]), []byte("HTTP/")):
+	case bytes.HasPrefix(last, []byte("HTTP/")):
 		return speaksHTTP
-	case len(fields) == 1 && fields[0][0] == '/' && slices.Contains(plainMethods, string(method)):
-		return speaksHTTP
+	case bytes.HasPrefix(last, []byte("RTSP/")), bytes.HasPrefix(last, []byte("ICE/")):
+		return resemblesHTTP
+	case len(fields) == 1 && slices.Contains(plainMethods, string(method)) &&
+		(last[0] == '/' || bytes.Contains(last, []byte("://"))):
+		return speaksHTTP // HTTP/0.9
 	}
 	return speaksOther
+}
+
+// startsMethod reports whether one of the plain methods begins so.
+func startsMethod(token []byte) bool {
+	return slices.ContainsFunc(plainMethods, func(m string) bool { return strings.HasPrefix(m, string(token)) })
+}
+
+// span is the length of the prefix whose bytes all satisfy f.
+func span(data []byte, f func(byte) bool) int {
+	if i := slices.IndexFunc(data, func(c byte) bool { return !f(c) }); i >= 0 {
+		return i
+	}
+	return len(data)
+}
+
+// isSpace reports what Python's str.split separates at in a line of ISO 8859-1.
+func isSpace(c byte) bool {
+	return c == ' ' || '\t' <= c && c <= '\r' && c != '\n' && c != '\r' || 0x1c <= c && c <= 0x1f || c == 0x85 || c == 0xa0
+}
+
+// words are the parts of a line between spaces.
+func words(line []byte) [][]byte {
+	spaced := slices.Clone(line)
+	for i, c := range spaced {
+		if isSpace(c) || c == '\r' {
+			spaced[i] = ' '
+		}
+	}
+	return bytes.Fields(spaced)
 }
 
 // classifyLate decides on bytes after which the client paused, or that filled
@@ -109,12 +150,12 @@ func classifyLate(data []byte) protocol {
 }
 
 // isTokenChar is tchar of RFC 9110 section 5.6.2.
-func isTokenChar(r rune) bool {
+func isTokenChar(c byte) bool {
 	switch {
-	case 'a' <= r && r <= 'z', 'A' <= r && r <= 'Z', '0' <= r && r <= '9':
+	case 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z', '0' <= c && c <= '9':
 		return true
 	}
-	return r < 0x80 && bytes.IndexByte([]byte("!#$%&'*+-.^_`|~"), byte(r)) >= 0
+	return strings.IndexByte("!#$%&'*+-.^_`|~", c) >= 0
 }
 
 // sniff reads until the protocol is clear, at most for sniffWait and

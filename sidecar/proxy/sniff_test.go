@@ -37,10 +37,20 @@ func TestClassify(t *testing.T) {
 		{"AMQP", "AMQP\x00\x00\x09\x01", speaksOther, speaksOther},
 		{"STOMP", "CONNECT\naccept-version:1.2\n", speaksOther, speaksOther},
 		{"NATS", "CONNECT {\"verbose\":false}\r\n", speaksOther, speaksOther},
-		{"RTSP", "OPTIONS rtsp://h/ RTSP/1.0\r\n", speaksOther, speaksOther},
+		{"RTSP, which Node.js answers", "OPTIONS rtsp://h/ RTSP/1.0\r\n", resemblesHTTP, resemblesHTTP},
+		{"and in whatever version", "GET / RTSP/1.1\r\n", resemblesHTTP, resemblesHTTP},
+		{"Icecast, which Node.js answers", "SOURCE / ICE/1.0\r\n", resemblesHTTP, resemblesHTTP},
+		{"HTTP/0.9 in absolute form", "GET http://h/\r\n", speaksHTTP, speaksHTTP},
 		{"SSH", "SSH-2.0-OpenSSH_9.2\r\n", speaksOther, speaksOther},
-		{"a control character in the line", "GET /\x00", speaksOther, speaksOther},
-		{"a word longer than methods", strings.Repeat("A", 33), speaksOther, speaksOther},
+		{"a control character, which CPython's server takes", "GET /\x01 HTTP/1.1\r\n", speaksHTTP, speaksHTTP},
+		{"and a pause behind one", "GET /\x00", undecided, speaksHTTP},
+		{"any space separates for CPython's server", "GET\x0c/\xa0HTTP/1.1\x0b\r\n", speaksHTTP, speaksHTTP},
+		{"and may come first", " \x0bGET / HTTP/1.1\r\n", speaksHTTP, speaksHTTP},
+		{"also before a pause", " GE", undecided, speaksHTTP},
+		{"git, whose line has a NUL", "0032git-upload-pack /p\x00host=h\x00", speaksOther, speaksOther},
+		{"a text behind its length in a byte", "\x0bhello world", speaksOther, speaksOther},
+		{"a method of any length, which net/http takes", strings.Repeat("A", 40) + " / HTTP/1.1\r\n", speaksHTTP, speaksHTTP},
+		{"and a pause within it", strings.Repeat("A", 40), undecided, speaksHTTP},
 	} {
 		if got := classify([]byte(c.data)); got != c.want {
 			t.Errorf("%s: classify(%q) = %d, want %d", c.reason, c.data, got, c.want)
@@ -54,6 +64,7 @@ func TestClassify(t *testing.T) {
 func FuzzClassify(f *testing.F) {
 	f.Add([]byte("GET / HTTP/1.1\r\n"))
 	f.Add([]byte("\x16\x03\x01"))
+	f.Add([]byte(" GET\x0b/\x01\xa0RTSP/1.1\n"))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		decided := undecided
 		for i := range data {
