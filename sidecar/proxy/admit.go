@@ -65,7 +65,7 @@ func planFor(namespace string, callers []caller, cost int64) plan {
 // admit takes from every quota that the request meets. When it returns false,
 // the request has been refused and answered.
 func (x *exchange) admit(t *table, r *http.Request) bool {
-	policies := t.match(x.direction, r.Host, r.Method, r.URL.Path)
+	policies := t.match(x.direction, r.Host, r.Method, readings(r.URL)...)
 	if len(policies) == 0 {
 		return true
 	}

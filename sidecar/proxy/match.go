@@ -3,6 +3,7 @@ package proxy
 import (
 	"fmt"
 	"net/netip"
+	"net/url"
 	"path"
 	"regexp"
 	"slices"
@@ -187,15 +188,56 @@ func (x *index) add(p *policy) {
 	}
 }
 
-// match returns the policies that hold for a request, in the Ruleset's order.
-// host and path are as the request has them: neither is normalized.
-func (t *table) match(d ruleset.Direction, host, method, urlPath string) []*policy {
+// match returns the policies that hold for a request, in the Ruleset's order:
+// for any of the readings of its path. Neither host nor readings are normalized.
+func (t *table) match(d ruleset.Direction, host, method string, readings ...string) []*policy {
 	found := t.of(d).byHost(normalHost(host))
 	if len(found) == 0 {
 		return nil
 	}
-	urlPath = normalPath(urlPath)
-	return slices.DeleteFunc(found, func(p *policy) bool { return !p.matchesRequest(method, urlPath) })
+	for i, reading := range readings {
+		readings[i] = normalPath(reading)
+	}
+	return slices.DeleteFunc(found, func(p *policy) bool {
+		return !slices.ContainsFunc(readings, func(path string) bool { return p.matchesRequest(method, path) })
+	})
+}
+
+// readings are the paths for which a server may take a request's: decoded,
+// and where it has them, with encoded slashes that separate nothing (as
+// net/http's ServeMux reads them) and without path parameters (as servlet
+// containers do). The one that the policy's author thought of is among them.
+func readings(u *url.URL) []string {
+	paths := []string{u.Path}
+	if u.RawPath == "" && !strings.Contains(u.Path, ";") {
+		return paths
+	}
+	raw := u.EscapedPath()
+	spellings := []string{raw}
+	if strings.Contains(raw, ";") {
+		spellings = append(spellings, withoutParameters(raw))
+	}
+	for _, spelling := range spellings {
+		kept := keptSlashes.Replace(spelling)
+		for _, escaped := range []string{spelling, kept} {
+			if path, err := url.PathUnescape(escaped); err == nil && !slices.Contains(paths, path) {
+				paths = append(paths, path)
+			}
+		}
+	}
+	return paths
+}
+
+// keptSlashes makes what decodes to "%2F" of what decodes to a slash.
+var keptSlashes = strings.NewReplacer("%2f", "%252F", "%2F", "%252F")
+
+// withoutParameters cuts each segment of a path at its first semicolon.
+func withoutParameters(raw string) string {
+	segments := strings.Split(raw, "/")
+	for i := range segments {
+		segments[i], _, _ = strings.Cut(segments[i], ";")
+	}
+	return strings.Join(segments, "/")
 }
 
 // of are the policies of a direction.
@@ -273,8 +315,12 @@ func normalHost(authority string) string {
 		if addr, err := netip.ParseAddr(host); err == nil {
 			return addr.String() // one address has one spelling
 		}
-	} else if i := strings.IndexByte(host, ':'); i >= 0 && i == strings.LastIndexByte(host, ':') {
-		host = host[:i]
+	} else if name, _, ok := strings.Cut(host, ":"); ok {
+		// Of "h:80:80" too: servers have been seen to look no further.
+		if addr, err := netip.ParseAddr(host); err == nil {
+			return addr.String()
+		}
+		host = name
 	}
 	return strings.ToLower(strings.TrimSuffix(host, "."))
 }

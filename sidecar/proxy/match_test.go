@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"net/url"
 	"slices"
 	"strings"
 	"testing"
@@ -74,7 +75,7 @@ func TestNormalHost(t *testing.T) {
 	t.Parallel()
 	for authority, want := range map[string]string{
 		"a.b": "a.b", "A.B:80": "a.b", "a.b.": "a.b", "": "", ":80": "",
-		"[::1]:80": "::1", "[2001:DB8:0::1]": "2001:db8::1", "[::1": "[::1", "::1": "::1", "1.2.3.4:5": "1.2.3.4",
+		"[::1]:80": "::1", "[2001:DB8:0::1]": "2001:db8::1", "[::1": "[::1", "a.b:80:80": "a.b", "a.b::": "a.b", "::1": "::1", "1.2.3.4:5": "1.2.3.4",
 	} {
 		if got := normalHost(authority); got != want {
 			t.Errorf("normalHost(%q) = %q, want %q", authority, got, want)
@@ -128,6 +129,37 @@ func TestMatchPathAndMethod(t *testing.T) {
 		compiled := mustCompile(t, basic("p", func(p *ruleset.Policy) { p.Match = c.matches; p.Direction = ruleset.Inbound }))
 		if got := len(compiled.match(ruleset.Inbound, "h", c.method, c.path)) == 1; got != c.want {
 			t.Errorf("%s: %s %q matches: %t, want %t", c.reason, c.method, c.path, got, c.want)
+		}
+	}
+}
+
+// What one server reads as a path under /admin, a policy for /admin must.
+func TestReadingsOfAPath(t *testing.T) {
+	t.Parallel()
+	compiled := mustCompile(t, basic("p", func(p *ruleset.Policy) {
+		p.Match = []ruleset.Match{{Path: &ruleset.Path{Type: ruleset.PathPrefix, Value: "/admin"}}}
+	}))
+	for _, c := range []struct {
+		reason string
+		target string
+		want   bool
+	}{
+		{"decoded", "/%61dmin/x", true},
+		{"an encoded slash that separates", "/admin%2fx", true},
+		{"encoded slashes that do not, and so climb out of nothing", "/admin/x%2f..%2F..", true},
+		{"parameters of a segment", "/admin;v=1/x", true},
+		{"parameters of a dot segment", "/x/..;v=1/admin", true},
+		{"both", "/admin;v/x%2f..%2f..%2f..", true},
+		{"dot segments, resolved", "/x/%2e%2e/admin", true},
+		{"an encoded semicolon is none", "/admin%3bv", false},
+		{"a whole other path", "/x;admin/y%2fadmin", false},
+	} {
+		u, err := url.ParseRequestURI(c.target)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := len(compiled.match(ruleset.Outbound, "api.example.com", "GET", readings(u)...)) == 1; got != c.want {
+			t.Errorf("%s: %q matches: %t, want %t", c.reason, c.target, got, c.want)
 		}
 	}
 }
