@@ -56,6 +56,9 @@ func quotasOf(takes []Take) ([]quota, error) {
 	return quotas, nil
 }
 
+// Check says what is wrong with a take by itself, as Take would.
+func Check(t Take) error { return check(&t) }
+
 // check says what is wrong with a take. Names are checked so far as two
 // different ones could otherwise share a key.
 func check(t *Take) error {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/weir-dev/weir/sidecar/limiter"
 	"github.com/weir-dev/weir/sidecar/ruleset"
 )
 
@@ -82,7 +83,7 @@ func compile(rs *ruleset.Ruleset) (*table, error) {
 
 func compilePolicy(namespace string, rp *ruleset.Policy) (*policy, error) {
 	p := &policy{Policy: rp, fullName: namespace + "/" + rp.Name, overrides: map[string][]ruleset.Limit{}}
-	if err := checkPolicy(rp); err != nil {
+	if err := checkPolicy(namespace, rp); err != nil {
 		return nil, err
 	}
 	for _, m := range rp.Match {
@@ -111,7 +112,7 @@ func compilePolicy(namespace string, rp *ruleset.Policy) (*policy, error) {
 
 // checkPolicy refuses words that this sidecar does not know: a newer
 // operator's policy must not be obeyed by half.
-func checkPolicy(p *ruleset.Policy) error {
+func checkPolicy(namespace string, p *ruleset.Policy) error {
 	switch p.Direction {
 	case ruleset.Inbound, ruleset.Outbound:
 	default:
@@ -130,16 +131,24 @@ func checkPolicy(p *ruleset.Policy) error {
 	if p.Service == "" {
 		return fmt.Errorf("service is empty")
 	}
-	if len(p.Limits) == 0 {
-		return fmt.Errorf("limits are empty")
+	if len(p.Sources) == 0 {
+		return fmt.Errorf("sources are empty: a newer operator's, which this sidecar does not know")
 	}
-	limits := slices.Clone(p.Limits)
+	return checkTakes(namespace, p)
+}
+
+// checkTakes refuses what the limiter would refuse of every request, which
+// would then meet the policy's onStoreFailure.
+func checkTakes(namespace string, p *ruleset.Policy) error {
+	limits := [][]ruleset.Limit{p.Limits}
 	for _, o := range p.Overrides {
-		limits = append(limits, o.Limits...)
+		if len(o.Limits) > 0 { // none: unlimited
+			limits = append(limits, o.Limits)
+		}
 	}
 	for _, l := range limits {
-		if l.Requests < 1 || l.WindowMillis < 1 {
-			return fmt.Errorf("limit of %d requests in %d ms: both must be at least 1", l.Requests, l.WindowMillis)
+		if err := limiter.Check(limiter.Take{Namespace: namespace, Service: p.Service, Limits: l}); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -183,7 +183,15 @@ func TestCompileRefuses(t *testing.T) {
 		"override's empty window": func(p *ruleset.Policy) {
 			p.Overrides = []ruleset.Override{{Identities: []string{"a"}, Limits: []ruleset.Limit{{Requests: 1}}}}
 		},
-		"no service": func(p *ruleset.Policy) { p.Service = "" },
+		"two limits of one window": func(p *ruleset.Policy) { p.Limits = append(p.Limits, p.Limits...) },
+		"an override's too": func(p *ruleset.Policy) {
+			p.Overrides = []ruleset.Override{{Identities: []string{"a"}, Limits: append(p.Limits, p.Limits...)}}
+		},
+		"a window longer than any":  func(p *ruleset.Policy) { p.Limits[0].WindowMillis = 1 << 62 },
+		"more requests than counts": func(p *ruleset.Policy) { p.Limits[0].Requests = 1 << 62 },
+		"a service that is no key":  func(p *ruleset.Policy) { p.Service = "a:b" },
+		"no sources":                func(p *ruleset.Policy) { p.Sources = nil },
+		"no service":                func(p *ruleset.Policy) { p.Service = "" },
 	} {
 		_, err := compile(&ruleset.Ruleset{Namespace: "ns", Policies: []ruleset.Policy{basic("spotify", change)}})
 		if err == nil || !strings.Contains(err.Error(), "ns/spotify") {
