@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"sync"
 
 	"github.com/weir-dev/weir/sidecar/limiter"
 	"github.com/weir-dev/weir/sidecar/ruleset"
@@ -91,7 +92,7 @@ func (x *exchange) admit(t *table, r *http.Request) bool {
 		}
 	case outcomeUncounted:
 	}
-	x.proxy.note(r.Context(), asked)
+	x.proxy.note(r.Context(), asked, outcome)
 	return true
 }
 
@@ -154,29 +155,45 @@ func (c *claims) withoutStore() outcome {
 }
 
 // note counts at the policies that cannot refuse, once the request is
-// admitted. Each observing policy takes by itself: what one would have refused
-// must not keep another from counting.
-func (p *Proxy) note(ctx context.Context, asked plan) {
+// admitted.
+func (p *Proxy) note(ctx context.Context, asked plan, o outcome) {
 	for _, policy := range asked.bypassed {
 		policy.count(bypassed)
 	}
 	for _, policy := range asked.missed {
 		policy.count(observed)
 	}
-	for i, policy := range asked.observe.policies {
-		d, err := p.taker.Take(ctx, asked.observe.takes[i:i+1])
-		switch {
-		case err != nil:
-			if ctx.Err() == nil {
-				p.reportStore(err)
-			}
+	if o == outcomeUncounted { // a store that has just not answered is not waited for again
+		for _, policy := range asked.observe.policies {
 			policy.count(uncounted)
-		case d.Admitted:
-			policy.count(admitted)
-		default:
-			policy.count(observed)
 		}
+		return
 	}
+	p.observe(ctx, asked.observe)
+}
+
+// observe takes for policies in mode Observe. Each takes by itself: what one
+// would have refused must not keep another from counting. All take at the same
+// time, so that the request waits for the store no longer than for one.
+func (p *Proxy) observe(ctx context.Context, c claims) {
+	var taking sync.WaitGroup
+	for i, policy := range c.policies {
+		taking.Go(func() {
+			d, err := p.taker.Take(ctx, c.takes[i:i+1])
+			switch {
+			case err != nil:
+				if ctx.Err() == nil {
+					p.reportStore(err)
+				}
+				policy.count(uncounted)
+			case d.Admitted:
+				policy.count(admitted)
+			default:
+				policy.count(observed)
+			}
+		})
+	}
+	taking.Wait()
 }
 
 // reportStore logs an error of the taker. That the store is away is the

@@ -72,7 +72,7 @@ func (p *Proxy) check(w http.ResponseWriter, r *http.Request) {
 	if !ok {
 		return
 	}
-	p.note(r.Context(), plan{bypassed: asked.bypassed, missed: asked.missed})
+	p.note(r.Context(), plan{bypassed: asked.bypassed, missed: asked.missed}, outcomeAdmitted)
 	if len(asked.observe.takes) > 0 {
 		p.observeLocally(w, r, asked.observe, response)
 		return
