@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"io"
 	"net/http"
 	"net/netip"
 	"net/textproto"
@@ -61,14 +62,49 @@ func identify(policies []*policy, r *http.Request, remote netip.Addr) []caller {
 	for i, p := range policies {
 		callers[i] = caller{policy: p, identity: p.identify(r, remote)}
 	}
+	var names []string
 	for _, p := range policies {
 		for i := range p.sources {
 			if p.sources[i].strip {
-				delete(r.Header, p.sources[i].header)
+				names = append(names, p.sources[i].header)
 			}
 		}
 	}
+	strip(r, names)
 	return callers
+}
+
+// strip removes headers, and trailers of their names.
+func strip(r *http.Request, names []string) {
+	for _, name := range names {
+		delete(r.Header, name)
+	}
+	if len(names) > 0 && len(r.Trailer) > 0 {
+		body := stripped{ReadCloser: r.Body, trailer: r.Trailer, names: names}
+		body.strip() // what is announced
+		r.Body = body
+	}
+}
+
+// stripped is a body whose end brings trailers, which some are taken out of.
+type stripped struct {
+	io.ReadCloser
+	trailer http.Header
+	names   []string
+}
+
+func (b stripped) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err != nil {
+		b.strip()
+	}
+	return n, err
+}
+
+func (b stripped) strip() {
+	for _, name := range b.names {
+		delete(b.trailer, name)
+	}
 }
 
 func (p *policy) identify(r *http.Request, remote netip.Addr) string {

@@ -1,6 +1,8 @@
 package proxy
 
 import (
+	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -71,5 +73,28 @@ func TestStripAfterAllHaveRead(t *testing.T) {
 	}
 	if len(r.Header) != 1 || r.Header.Get("X-Other") != "stays" {
 		t.Errorf("headers left: %v, want only X-Other", r.Header)
+	}
+}
+
+// What must not reach the upstream must not as a trailer either, announced or
+// slipped in beside one that is.
+func TestStripTrailers(t *testing.T) {
+	t.Parallel()
+	upstream := application(t, func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		_, _ = fmt.Fprint(w, r.Header, r.Trailer)
+	})
+	h := serve(t, ruleset.Inbound, upstream, basic("p", inbound(func(p *ruleset.Policy) { p.Sources[0].Header.Strip = true })))
+	versions(t, func(t *testing.T, protocols func(*http.Protocols)) {
+		r := ask(t, http.MethodPost, "http://app/", io.NopCloser(strings.NewReader("body")), "User-Agent", "")
+		r.Trailer = http.Header{"X-User-Id": {"alice"}, "X-Sum": {"42"}}
+		if _, body := do(t, h.client(protocols), r); strings.Contains(body, "alice") || !strings.Contains(body, "X-Sum:[42]") {
+			t.Errorf("announced: arrived %s, want X-Sum 42 and no alice", body)
+		}
+	})
+	got := h.raw("POST / HTTP/1.1\r\nHost: h\r\nConnection: close\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n" +
+		"1\r\nx\r\n0\r\nX-Sum: 42\r\nX-User-ID: alice\r\n\r\n")
+	if strings.Contains(got, "alice") || !strings.Contains(got, "X-Sum:[42]") {
+		t.Errorf("slipped in: arrived %q, want X-Sum 42 and no alice", got)
 	}
 }
