@@ -59,6 +59,11 @@ func newServer(p *Proxy, direction ruleset.Direction, l net.Listener) *server {
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
 			return context.WithValue(ctx, connKey{}, c)
 		},
+		ConnState: func(c net.Conn, state http.ConnState) {
+			if state == http.StateNew {
+				close(c.(*conn).tracked)
+			}
+		},
 		// "OPTIONS *" is the application's to answer.
 		DisableGeneralOptionsHandler: true,
 	}
@@ -110,7 +115,7 @@ func (s *server) shutdown(ctx context.Context) error {
 // receive finds out what an accepted connection speaks and hands it on.
 func (s *server) receive(accepted net.Conn) {
 	defer s.sniffing.Done()
-	c := &conn{Conn: accepted}
+	c := &conn{Conn: accepted, tracked: make(chan struct{})}
 	destination, err := s.destinationOf(accepted)
 	if err != nil {
 		s.proxy.log.Debug("connection refused", "direction", s.direction, "error", err)
@@ -221,9 +226,12 @@ type queue struct {
 	addr  net.Addr
 }
 
-func (q *queue) put(c net.Conn) {
+// put returns when the http.Server tracks the connection: its Shutdown would
+// not wait for one that it has accepted a moment ago.
+func (q *queue) put(c *conn) {
 	select {
 	case q.conns <- c:
+		<-c.tracked
 	case <-q.done:
 		_ = c.Close()
 	}

@@ -201,6 +201,9 @@ type conn struct {
 	prefix []byte
 	// destination is where the client was going; only of accepted connections.
 	destination netip.AddrPort
+	// tracked is closed when an http.Server knows the connection; only of
+	// accepted connections.
+	tracked chan struct{}
 }
 
 // fill reads once, behind the prefix.
