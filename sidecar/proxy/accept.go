@@ -20,6 +20,9 @@ const (
 	// maxHeaderBytes bounds a request's and a response's head: what net/http
 	// servers allow by default, so that the sidecar is not the narrower.
 	maxHeaderBytes = 1 << 20
+	// handOver bounds the wait for a first request's head at the beginning of
+	// a drain, as net/http's Shutdown does.
+	handOver = 5 * time.Second
 )
 
 // connKey is the context key of a request's *conn.
@@ -60,8 +63,8 @@ func newServer(p *Proxy, direction ruleset.Direction, l net.Listener) *server {
 			return context.WithValue(ctx, connKey{}, c)
 		},
 		ConnState: func(c net.Conn, state http.ConnState) {
-			if state == http.StateNew {
-				close(c.(*conn).tracked)
+			if state == http.StateClosed {
+				c.(*conn).taken()
 			}
 		},
 		// "OPTIONS *" is the application's to answer.
@@ -115,7 +118,7 @@ func (s *server) shutdown(ctx context.Context) error {
 // receive finds out what an accepted connection speaks and hands it on.
 func (s *server) receive(accepted net.Conn) {
 	defer s.sniffing.Done()
-	c := &conn{Conn: accepted, tracked: make(chan struct{})}
+	c := &conn{Conn: accepted, served: make(chan struct{})}
 	destination, err := s.destinationOf(accepted)
 	if err != nil {
 		s.proxy.log.Debug("connection refused", "direction", s.direction, "error", err)
@@ -226,12 +229,18 @@ type queue struct {
 	addr  net.Addr
 }
 
-// put returns when the http.Server tracks the connection: its Shutdown would
-// not wait for one that it has accepted a moment ago.
+// put returns when the connection's first request is being served, or after
+// handOver: from its Shutdown on, an http.Server drops a connection of which
+// it has not read a head, and does not know one that it has just accepted.
 func (q *queue) put(c *conn) {
 	select {
 	case q.conns <- c:
-		<-c.tracked
+		patience := time.NewTimer(handOver)
+		defer patience.Stop()
+		select {
+		case <-c.served:
+		case <-patience.C:
+		}
 	case <-q.done:
 		_ = c.Close()
 	}

@@ -13,7 +13,8 @@ import (
 	"github.com/weir-dev/weir/sidecar/ruleset"
 )
 
-// A request that net/http has accepted but does not track yet is one in flight.
+// A request whose connection net/http has accepted and not read yet is in
+// flight, and net/http's own Shutdown would drop it.
 func TestShutdownWaitsForAConnectionThatIsHandedOver(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

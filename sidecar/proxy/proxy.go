@@ -177,6 +177,7 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if !ok {
 		panic("proxy: request without its connection") // only newServer makes servers
 	}
+	c.taken()
 	x := &exchange{proxy: s.proxy, direction: s.direction, conn: c, w: w}
 	if s.direction == ruleset.Inbound && isProbe(s.proxy.probes, c.destination.Port(), r) {
 		x.forward(r)

@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -201,10 +202,13 @@ type conn struct {
 	prefix []byte
 	// destination is where the client was going; only of accepted connections.
 	destination netip.AddrPort
-	// tracked is closed when an http.Server knows the connection; only of
-	// accepted connections.
-	tracked chan struct{}
+	// served is closed when an http.Server has the first request, or has none;
+	// only of accepted connections.
+	served chan struct{}
+	once   sync.Once
 }
+
+func (c *conn) taken() { c.once.Do(func() { close(c.served) }) }
 
 // fill reads once, behind the prefix.
 func (c *conn) fill() error {
