@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/weir-dev/weir/sidecar/ruleset"
@@ -82,5 +83,31 @@ func TestRTSPPassesWhereNothingIsLimited(t *testing.T) {
 	h := serve(t, ruleset.Inbound, upstream, basic("calls", nil)) // Outbound
 	if got := h.raw("OPTIONS rtsp://h/ RTSP/1.0\r\n"); got != "RTSP/1.0 200 OK\r\n" {
 		t.Errorf("answer %q, want the upstream's", got)
+	}
+}
+
+// A server that answers CONNECT like any request has opened no tunnel: what
+// follows on the connection are requests, and a relay would not count them.
+func TestTunnelThatIsNoneIsNoWayAroundALimit(t *testing.T) {
+	t.Parallel()
+	var answered atomic.Int64
+	upstream := application(t, func(w http.ResponseWriter, r *http.Request) {
+		answered.Add(1)
+		if r.URL.Query().Has("chunked") {
+			w.(http.Flusher).Flush()
+		}
+		if r.URL.Query().Has("empty") {
+			w.WriteHeader(http.StatusNoContent)
+			return
+		}
+		_, _ = io.WriteString(w, "served")
+	})
+	for _, target := range []string{"h:80", "/", "/?chunked", "/?empty"} {
+		h := serve(t, ruleset.Inbound, upstream, basic("p", inbound(func(p *ruleset.Policy) { p.Limits[0].Requests = 1 })))
+		answered.Store(0)
+		answer := h.raw("CONNECT " + target + " HTTP/1.1\r\nHost: h\r\n\r\nGET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
+		if answered.Load() > 1 || !strings.HasPrefix(answer, "HTTP/1.1 502") {
+			t.Errorf("CONNECT %s: the application answered %d requests of 1, the client got %q", target, answered.Load(), answer)
+		}
 	}
 }

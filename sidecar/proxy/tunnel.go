@@ -3,10 +3,13 @@ package proxy
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
 	"net/http"
+
+	"github.com/weir-dev/weir/sidecar/ruleset"
 )
 
 // tunnel forwards an HTTP/1 CONNECT as it came, to a destination that is a
@@ -36,8 +39,22 @@ func (x *exchange) tunnel(r *http.Request) {
 		_, _ = io.Copy(x.w, response.Body) // cut short, the client sees so
 		return
 	}
+	if x.direction == ruleset.Inbound && !opensTunnel(response) {
+		x.upstreamFailed(x.w, r, errors.New("the application answered CONNECT without opening a tunnel"))
+		return
+	}
 	up.prefix, _ = reader.Peek(reader.Buffered())
 	x.relayTunnel(response, up)
+}
+
+// opensTunnel reports whether the server of a successful answer to CONNECT
+// relays from now on. One that frames a body, which RFC 9110 section 9.3.6
+// forbids, or has nothing to say, has taken CONNECT for any other request, as
+// an application does: it reads further requests, which a relay would not
+// count. Forward proxies, which are called Outbound, have been seen to frame
+// an empty body.
+func opensTunnel(response *http.Response) bool {
+	return response.StatusCode == http.StatusOK && len(response.TransferEncoding) == 0 && response.Header["Content-Length"] == nil
 }
 
 // connect sends the request's head and reads the response's. A response's
