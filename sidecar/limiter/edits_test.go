@@ -55,13 +55,13 @@ func TestReadOnlyServer(t *testing.T) {
 	server := redistest.Start(t)
 	l, client := newLimiter(t, server.URL()), server.Client()
 	mustTake(t, l, perMinute("u", 2))
-	if err := client.SlaveOf(t.Context(), "127.0.0.1", "1").Err(); err != nil {
+	if err := client.ReplicaOf(t.Context(), "127.0.0.1", "1").Err(); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := l.Take(t.Context(), []Take{perMinute("u", 2)}); !errors.Is(err, ErrStore) || !strings.Contains(err.Error(), "READONLY") {
 		t.Errorf("a replica: error %v, want ErrStore that says READONLY", err)
 	}
-	if err := client.SlaveOf(t.Context(), "NO", "ONE").Err(); err != nil {
+	if err := client.ReplicaOf(t.Context(), "NO", "ONE").Err(); err != nil {
 		t.Fatal(err)
 	}
 	if d := mustTake(t, l, perMinute("u", 2)); !d.Admitted || d.Quotas[0].Remaining != 0 {
