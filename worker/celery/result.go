@@ -1,0 +1,151 @@
+package celery
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// State of a call, in Celery's words.
+type State string
+
+// The states that are written and read here.
+const (
+	Pending State = "PENDING"
+	Started State = "STARTED"
+	Retry   State = "RETRY"
+	Success State = "SUCCESS"
+	Failure State = "FAILURE"
+	Revoked State = "REVOKED"
+)
+
+// Done says whether a call with this state will not change any more.
+func (s State) Done() bool { return s == Success || s == Failure || s == Revoked }
+
+// DefaultResultTTL is how long a result is kept, as in Celery.
+const DefaultResultTTL = 24 * time.Hour
+
+// Outcome is a state with what belongs to it.
+type Outcome struct {
+	State State
+	// Value is a successful call's result, or what STARTED says; as JSON.
+	Value json.RawMessage
+	// Err is why a call failed, is retried or was revoked.
+	Err error
+	// ErrType is the name of the exception that Python sees; Exception when
+	// empty. A name of Python's own is raised as such.
+	ErrType string
+	// ErrModule is that exception's module; builtins when empty.
+	ErrModule string
+}
+
+// exception is how Celery writes an error as JSON.
+type exception struct {
+	Type    string `json:"exc_type"`
+	Message []any  `json:"exc_message"`
+	Module  string `json:"exc_module"`
+}
+
+// meta is Celery's record of a result.
+type meta struct {
+	Status    State           `json:"status"`
+	Result    json.RawMessage `json:"result"`
+	Traceback *string         `json:"traceback"`
+	Children  [][2]any        `json:"children"`
+	DateDone  *string         `json:"date_done"`
+	TaskID    string          `json:"task_id"`
+	ParentID  string          `json:"parent_id,omitempty"`
+}
+
+// encode is the record of an outcome. Every state has a date_done in Celery,
+// but PENDING.
+func (o Outcome) encode(id, parentID string, children []string, now time.Time) []byte {
+	m := meta{Status: o.State, Result: o.Value, TaskID: id, ParentID: parentID, Children: [][2]any{}}
+	for _, child := range children {
+		m.Children = append(m.Children, [2]any{[2]any{child, nil}, nil})
+	}
+	if o.State != Pending {
+		done := isoTime(now)
+		m.DateDone = &done
+	}
+	if o.Err != nil {
+		text := shortenError(o.Err)
+		e := exception{Type: o.ErrType, Message: []any{text}, Module: o.ErrModule}
+		if e.Type == "" {
+			e.Type = "Exception"
+		}
+		if e.Module == "" {
+			e.Module = "builtins"
+		}
+		m.Result = encoded(e)
+		traceback := e.Type + ": " + text + "\n"
+		m.Traceback = &traceback
+	}
+	if m.Result == nil {
+		m.Result = json.RawMessage("null")
+	}
+	return encoded(m)
+}
+
+// maxErrorBytes of an error that is kept.
+const maxErrorBytes = 4096
+
+func shortenError(err error) string {
+	text := strings.ToValidUTF8(err.Error(), "\uFFFD")
+	if len(text) > maxErrorBytes {
+		text = strings.ToValidUTF8(text[:maxErrorBytes], "") + "..."
+	}
+	return text
+}
+
+// Result is what the backend knows of a call.
+type Result struct {
+	ID string
+	// State is empty when the backend knows nothing, or has forgotten it.
+	State State
+	// Value is the result of a success, as JSON.
+	Value json.RawMessage
+	// Error is why it failed, is retried or was revoked.
+	Error string
+	// DoneAt is when the state was written; zero for PENDING.
+	DoneAt time.Time
+}
+
+// ReadResult asks the backend about a call.
+func (b *Broker) ReadResult(ctx context.Context, id string) (Result, error) {
+	text, err := b.client.Get(ctx, b.keys.result(id)).Result()
+	if errors.Is(err, redis.Nil) {
+		return Result{ID: id}, nil
+	}
+	if err != nil {
+		return Result{}, b.explain("reading the result of "+id, err)
+	}
+	return decodeResult(id, text)
+}
+
+func decodeResult(id, text string) (Result, error) {
+	var m meta
+	if err := json.Unmarshal([]byte(text), &m); err != nil {
+		return Result{ID: id}, fmt.Errorf("reading the result of %s: %w", id, err)
+	}
+	r := Result{ID: id, State: m.Status, Value: m.Result}
+	if m.DateDone != nil {
+		r.DoneAt, _ = readTime("date_done", m.DateDone)
+	}
+	if r.State == Failure || r.State == Retry || r.State == Revoked {
+		r.Value = nil
+		var e exception
+		if json.Unmarshal(m.Result, &e) == nil && e.Type != "" {
+			r.Error = e.Type
+			for i, part := range e.Message {
+				r.Error += [...]string{": ", ", "}[min(i, 1)] + fmt.Sprint(part)
+			}
+		}
+	}
+	return r, nil
+}

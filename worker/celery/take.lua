@@ -1,0 +1,37 @@
+-- Moves messages from their lists into unacked, at most ARGV[1] of them.
+-- KEYS: unacked, unacked_index, weir.running, weir.revoked; then lists, in order.
+-- ARGV: 1 how many at most, up to 1000; 2 prefix of tags; then for each list its
+-- queue's name as JSON.
+-- Returns for each message: itself, its tag, the list's number from 1, and 1 if
+-- it is revoked.
+local max, prefix = tonumber(ARGV[1]), ARGV[2]
+local time = redis.call('TIME')
+local now = time[1] .. '.' .. string.format('%06d', time[2])
+local anyRevoked = redis.call('EXISTS', KEYS[4]) == 1
+local out, entries, scores = {}, {}, {}
+for list = 1, #KEYS - 4 do
+  local messages = #out < max and redis.call('RPOP', KEYS[4 + list], max - #out)
+  local tail = ',"",' .. ARGV[2 + list] .. ']'
+  for _, message in ipairs(messages or {}) do
+    local tag = prefix .. #out
+    local revoked = 0
+    if anyRevoked then
+      local readable, decoded = pcall(cjson.decode, message)
+      local id = readable and type(decoded) == 'table' and type(decoded.headers) == 'table' and decoded.headers.id
+      if type(id) == 'string' and redis.call('ZSCORE', KEYS[4], id) then
+        revoked = 1
+      end
+    end
+    entries[#entries + 1] = tag
+    entries[#entries + 1] = '[' .. message .. tail
+    scores[#scores + 1] = now
+    scores[#scores + 1] = tag
+    out[#out + 1] = {message, tag, list, revoked}
+  end
+end
+if #out > 0 then
+  redis.call('HSET', KEYS[1], unpack(entries))
+  redis.call('ZADD', KEYS[2], unpack(scores))
+  redis.call('ZADD', KEYS[3], unpack(scores))
+end
+return out

@@ -1,0 +1,306 @@
+package runner
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"sync/atomic"
+	"time"
+
+	"github.com/weir-dev/weir/worker/celery"
+)
+
+// run is one call that is being run, or whose end is not acknowledged yet.
+type run struct {
+	*celery.Delivery
+	began   time.Time
+	cancel  context.CancelCauseFunc
+	settled atomic.Bool // its end is decided; who sets it decides
+	started bool        // STARTED was written; of the announce loop alone
+	// children that it has enqueued, the first of them.
+	children []string
+}
+
+// settled is the end of a run on its way to Redis.
+type settled struct {
+	run    *run
+	ending celery.Ending
+}
+
+const (
+	// maxPasses is how often a message of a task that is unknown here goes on to
+	// other workers of its queue: after 1, 2, 4, 8, 16 and 32 seconds.
+	maxPasses = 6
+	// maxChildren of a call that its result names as such.
+	maxChildren = 1000
+)
+
+// start decides about a delivery and runs it if it is to be run. The slot is
+// released at its end.
+func (r *Runner) start(ctx context.Context, d *celery.Delivery) {
+	now := time.Now()
+	limited, cancel := context.WithCancelCause(ctx)
+	one := &run{Delivery: d, began: now, cancel: cancel}
+	r.mu.Lock()
+	r.running[d.Tag] = one
+	r.mu.Unlock()
+	handler, known := r.handler(d)
+	if ending, why := r.unfit(d, known, now); why != "" {
+		cancel(nil)
+		r.end(one, ending, why)
+		return
+	}
+	r.event(func() celery.Event { return received(d) })
+	r.event(func() celery.Event { return celery.Event{Type: "task-started", Fields: map[string]any{"uuid": d.ID}} })
+	soft, hard := r.limits(d)
+	if soft > 0 {
+		timer := time.AfterFunc(soft, func() { cancel(ErrSoftTimeLimit) })
+		context.AfterFunc(limited, func() { timer.Stop() })
+	}
+	timer := time.AfterFunc(hard, func() { r.overrun(one) })
+	go func() {
+		result, err := call(limited, handler, r.newCall(one))
+		timer.Stop()
+		if !one.settled.CompareAndSwap(false, true) {
+			r.stuck.Add(-1) // it ended after all
+		} else {
+			r.conclude(one, result, err, context.Cause(limited))
+		}
+		cancel(nil)
+	}()
+}
+
+func (r *Runner) handler(d *celery.Delivery) (Handler, bool) {
+	if d.Message == nil {
+		return nil, false
+	}
+	handler, known := r.c.Registry[d.Task]
+	return handler, known
+}
+
+// unfit says what becomes of a delivery that is not run now, and why, in one
+// word; empty: it is to be run.
+func (r *Runner) unfit(d *celery.Delivery, known bool, now time.Time) (ending celery.Ending, why string) {
+	ttl := r.resultTTL(d)
+	dead := func(err error, errType, module, reason string) (celery.Ending, string) {
+		r.log(d, reason, err)
+		return r.consumer.Dead(d, celery.Outcome{State: celery.Failure, Err: err, ErrType: errType, ErrModule: module}, reason, now, ttl), reason
+	}
+	revoked := func(text string) celery.Ending {
+		return r.consumer.End(d, celery.Outcome{
+			State: celery.Revoked, Err: errors.New(text), ErrType: "TaskRevokedError", ErrModule: "celery.exceptions",
+		}, nil, ttl)
+	}
+	switch {
+	case d.DecodeError != nil:
+		return dead(d.DecodeError, "DecodeError", "kombu.exceptions", "unreadable")
+	case d.Revoked:
+		return revoked("revoked"), "revoked"
+	case !d.Expires.IsZero() && now.After(d.Expires):
+		return revoked("expired"), "expired"
+	case d.ETA.After(now):
+		return r.consumer.Park(d, d.ETA), "parked"
+	case d.Workflow != "":
+		return dead(fmt.Errorf("the call has %s, which Weir's workers do not carry out: let a Celery worker run it, on a queue of its own", d.Workflow),
+			"NotImplementedError", "", "unsupported")
+	case known:
+		return ending, ""
+	case d.Passes < maxPasses:
+		passed, err := r.consumer.Pass(d, now.Add(time.Second<<d.Passes))
+		if err != nil {
+			return dead(err, "DecodeError", "kombu.exceptions", "unreadable")
+		}
+		return passed, "passed"
+	default:
+		return dead(fmt.Errorf("no worker of queue %s knows the task %.200q", d.Queue, d.Task), "NotRegistered", "celery.exceptions", "unknown")
+	}
+}
+
+// call runs the handler; a panic is an error.
+func call(ctx context.Context, handler Handler, c *Call) (result json.RawMessage, err error) {
+	defer func() {
+		if thrown := recover(); thrown != nil {
+			err = &panicError{thrown, debug.Stack()}
+		}
+	}()
+	value, err := handler(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	result, err = json.Marshal(value)
+	if err != nil {
+		return nil, Permanent(fmt.Errorf("encoding the result of %s: %w", c.Task, err))
+	}
+	return result, nil
+}
+
+type panicError struct {
+	thrown any
+	stack  []byte
+}
+
+func (e *panicError) Error() string { return fmt.Sprintf("panic: %v", e.thrown) }
+
+func (r *Runner) newCall(one *run) *Call {
+	d := one.Delivery
+	return &Call{
+		ID: d.ID, Task: d.Task, Queue: d.Queue, Retries: d.Retries, args: d.Args, kwargs: d.Kwargs,
+		enqueue: func(ctx context.Context, children []celery.Signature) error {
+			r.mu.Lock()
+			for i := range children {
+				child := &children[i]
+				child.ParentID, child.RootID, child.PeriodicTask = d.ID, d.RootID, d.PeriodicTask
+				if child.RootID == "" {
+					child.RootID = d.ID
+				}
+				if len(one.children) < maxChildren {
+					one.children = append(one.children, child.ID)
+				}
+			}
+			r.mu.Unlock()
+			return r.c.Broker.EnqueueOnce(ctx, d.ID, rememberChildren, children...)
+		},
+	}
+}
+
+// rememberChildren is how long a call that runs again does not enqueue its
+// children again.
+const rememberChildren = 24 * time.Hour
+
+// conclude decides what becomes of a call that has ended, cause being why its
+// context ended, if it did.
+func (r *Runner) conclude(one *run, result json.RawMessage, err, cause error) {
+	d, now, ttl := one.Delivery, time.Now(), r.resultTTL(one.Delivery)
+	elapsed := now.Sub(one.began)
+	if err == nil {
+		r.metrics.ran(d.Task, "success", elapsed)
+		r.event(func() celery.Event { return succeeded(d, result, elapsed) })
+		r.end(one, r.consumer.End(d, celery.Outcome{State: celery.Success, Value: result}, one.children, ttl), "")
+		return
+	}
+	if cause != nil && errors.Is(err, context.Canceled) {
+		err = cause // says more
+	}
+	if panicked, is := errors.AsType[*panicError](err); is {
+		r.c.Logger.Error("a task panicked", "task", d.Task, "id", d.ID, "panic", fmt.Sprint(panicked.thrown), "stack", string(panicked.stack))
+	}
+	switch {
+	case errors.Is(cause, ErrShutdown):
+		r.end(one, r.consumer.GiveBack(d), "given back")
+	case errors.Is(cause, ErrRevoked):
+		r.end(one, r.consumer.End(d, celery.Outcome{
+			State: celery.Revoked, Err: errors.New("terminated"), ErrType: "TaskRevokedError", ErrModule: "celery.exceptions",
+		}, nil, ttl), "revoked")
+	default:
+		r.failed(one, err, elapsed, now, ttl)
+	}
+}
+
+// failed retries the call, or puts it to the dead letters.
+func (r *Runner) failed(one *run, err error, elapsed time.Duration, now time.Time, ttl time.Duration) {
+	d := one.Delivery
+	policy := r.c.Retry
+	if d.Retry != nil {
+		policy = *d.Retry
+	}
+	outcome := celery.Outcome{State: celery.Failure, Err: err}
+	if errors.Is(err, ErrSoftTimeLimit) {
+		outcome.ErrType, outcome.ErrModule = "SoftTimeLimitExceeded", "billiard.exceptions"
+	}
+	if !IsPermanent(err) && d.Retries < policy.MaxRetries {
+		then := now.Add(delay(policy, d.Retries, err))
+		outcome.State = celery.Retry
+		ending, reviseErr := r.consumer.Retry(d, outcome, then, ttl)
+		if reviseErr == nil {
+			r.log(d, "retried", err)
+			r.metrics.ran(d.Task, "retry", elapsed)
+			r.event(func() celery.Event { return unsuccessful("task-retried", d, err) })
+			r.end(one, ending, "retried")
+			return
+		}
+		outcome.State = celery.Failure
+	}
+	reason := "exhausted"
+	if IsPermanent(err) {
+		reason = "failed"
+	}
+	r.log(d, reason, err)
+	r.metrics.ran(d.Task, "failure", elapsed)
+	r.event(func() celery.Event { return unsuccessful("task-failed", d, err) })
+	r.end(one, r.consumer.Dead(d, outcome, reason, now, ttl), reason)
+}
+
+// overrun fails a call at its hard time limit, ended or not.
+func (r *Runner) overrun(one *run) {
+	one.cancel(ErrTimeLimit)
+	if !one.settled.CompareAndSwap(false, true) {
+		return
+	}
+	now := time.Now()
+	_, hard := r.limits(one.Delivery)
+	err := fmt.Errorf("%w (%v)", ErrTimeLimit, hard)
+	if r.stuck.Add(1) >= int64(r.c.Concurrency) {
+		select {
+		case <-r.exhausted:
+		default:
+			close(r.exhausted)
+		}
+	}
+	outcome := celery.Outcome{State: celery.Failure, Err: err, ErrType: "TimeLimitExceeded", ErrModule: "billiard.exceptions"}
+	r.log(one.Delivery, "exhausted", err)
+	r.metrics.ran(one.Task, "failure", now.Sub(one.began))
+	r.event(func() celery.Event { return unsuccessful("task-failed", one.Delivery, err) })
+	r.end(one, r.consumer.Dead(one.Delivery, outcome, "exhausted", now, r.resultTTL(one.Delivery)), "exhausted")
+}
+
+// end hands the end of a run over and frees its slot. why is empty for a
+// success.
+func (r *Runner) end(one *run, ending celery.Ending, why string) {
+	if why != "" {
+		r.metrics.ended(one.Delivery, why)
+	}
+	if why == "revoked" || why == "expired" {
+		r.event(func() celery.Event {
+			return celery.Event{Type: "task-revoked", Fields: map[string]any{
+				"uuid": one.ID, "terminated": why == "revoked", "signum": nil, "expired": why == "expired",
+			}}
+		})
+	}
+	r.endings <- settled{one, ending}
+	r.release(1)
+	r.starts.Done()
+}
+
+// limits of one run of a delivery.
+func (r *Runner) limits(d *celery.Delivery) (soft, hard time.Duration) {
+	soft, hard = r.c.SoftTimeLimit, r.c.TimeLimit
+	if d.TimeLimit > 0 {
+		soft, hard = 0, d.TimeLimit
+	}
+	if d.SoftTimeLimit > 0 {
+		soft = d.SoftTimeLimit
+	}
+	if soft >= hard {
+		soft = 0
+	}
+	return soft, hard
+}
+
+func (r *Runner) resultTTL(d *celery.Delivery) time.Duration {
+	if d.Message != nil && d.ResultTTL > 0 {
+		return d.ResultTTL
+	}
+	return r.c.ResultTTL
+}
+
+// log says what became of a call that did not succeed; arguments are its user's
+// affair and not logged.
+func (r *Runner) log(d *celery.Delivery, what string, err error) {
+	task, id, retries := "", "", 0
+	if d.Message != nil {
+		task, id, retries = d.Task, d.ID, d.Retries
+	}
+	r.c.Logger.Warn("a call did not succeed", "task", task, "id", id, "queue", d.Queue, "retries", retries, "what", what, "error", err.Error())
+}
