@@ -16,7 +16,8 @@ export TAG
 GO_BUILD := CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=$(VERSION)"
 # The sidecar's user is ruleset.UID.
 SIDECAR_UID := 14014
-CLUSTER_TESTS := /test/e2e$$|/test/e2e/|/test/integration$$
+# Suites that need more than Go and Redis, and have targets of their own.
+OWN_SUITES := /test/e2e$$|/test/e2e/|/test/integration$$|/test/interop$$
 
 .PHONY: help
 help: ## List the targets
@@ -48,6 +49,7 @@ cluster-down: ## Take the cluster down; leaves nothing
 test: ## Everything: generated files, units, API-server suites and, where possible, the cluster suite
 	@$(MAKE) verify
 	@$(MAKE) test-unit
+	@$(MAKE) test-interop
 	@$(MAKE) test-integration
 	@if [ -n "$${KUBECONFIG:-}" ] || { [ "$$(uname -s)" = Linux ] && [ "$$(id -u)" = 0 ]; }; then \
 	  $(MAKE) test-e2e; \
@@ -59,7 +61,12 @@ test: ## Everything: generated files, units, API-server suites and, where possib
 test-unit: ## Units and properties, with the race detector and a real Redis
 	@hack/packages.sh test
 	go -C hack/image test ./...
-	go test -race -timeout=15m $$(go list ./... | grep -vE '$(CLUSTER_TESTS)')
+	go test -race -timeout=15m $$(go list ./... | grep -vE '$(OWN_SUITES)')
+
+.PHONY: test-interop
+test-interop: ## Our workers beside real Celery ones, and under faults
+	@hack/packages.sh test interop
+	go test -count=1 -timeout=15m ./test/interop/...
 
 .PHONY: test-integration
 test-integration: ## The operator against a real kube-apiserver and etcd
@@ -69,6 +76,11 @@ test-integration: ## The operator against a real kube-apiserver and etcd
 .PHONY: test-e2e
 test-e2e: images $(BIN)/images/e2e-app.tar ## Real pods in a real cluster, taken down afterwards (KEEP=1: left up)
 	@hack/test-e2e.sh
+
+.PHONY: bench
+bench: ## Measure beside others, in one run: PART=tasks (JSON=1: for machines)
+	@hack/packages.sh test interop
+	@JSON=$(JSON) go run ./test/bench $(or $(PART),tasks)
 
 .PHONY: verify
 verify: $(TOOLS)/controller-gen ## Fail with the names of files that are stale, unformatted or untidy
@@ -86,12 +98,13 @@ generate: $(TOOLS)/controller-gen ## Regenerate deepcopy code, CRDs and the oper
 	$(TOOLS)/controller-gen rbac:roleName=weir-operator paths=./controllers/... output:rbac:dir=config/rbac
 
 .PHONY: build
-build: ## Build bin/operator and bin/sidecar for this machine
+build: ## Build bin/operator, bin/sidecar and bin/worker for this machine
 	$(GO_BUILD) -o $(BIN)/operator .
 	$(GO_BUILD) -o $(BIN)/sidecar ./sidecar
+	$(GO_BUILD) -o $(BIN)/worker ./worker
 
 .PHONY: images
-images: $(BIN)/images/operator.tar $(BIN)/images/sidecar.tar ## Build bin/images/operator.tar and sidecar.tar, without a container engine
+images: $(BIN)/images/operator.tar $(BIN)/images/sidecar.tar $(BIN)/images/worker.tar ## Build bin/images/{operator,sidecar,worker}.tar, without a container engine
 
 # image writes $@ from a package: name, package, user
 define image
@@ -107,6 +120,8 @@ $(BIN)/images/operator.tar: FORCE
 	$(call image,operator,.,65532,operator)
 $(BIN)/images/sidecar.tar: FORCE
 	$(call image,sidecar,./sidecar,$(SIDECAR_UID),sidecar)
+$(BIN)/images/worker.tar: FORCE
+	$(call image,worker,./worker,65532,worker)
 $(BIN)/images/e2e-app.tar: FORCE
 	$(call image,e2e-app,./test/e2e/app,65532,app)
 

@@ -8,7 +8,7 @@ source "$(dirname "$0")/cluster/common.sh"
 tag=${TAG:-dev}
 prefix=${IMAGE_PREFIX:-}
 use_cluster
-images=("$root"/bin/images/{operator,sidecar}.tar)
+images=("$root"/bin/images/{operator,sidecar,worker}.tar)
 
 overlay=$root/bin/deploy
 mkdir -p "$overlay"
@@ -34,6 +34,7 @@ patches:
           - name: operator
             env:
             - {name: SIDECAR_IMAGE, value: "${prefix}weir-sidecar:$tag"}
+            - {name: WORKER_IMAGE, value: "${prefix}weir-worker:$tag"}
 X
 if [ -n "$own" ]; then
   "$here/load.sh" "${images[@]}" "$run/images/redis.tar" >/dev/null
@@ -43,8 +44,8 @@ if [ -n "$own" ]; then
   target: {kind: Deployment, name: weir-redis}
 X
 else
-  echo "the cluster's nodes must be able to pull ${prefix}weir-operator:$tag and ${prefix}weir-sidecar:$tag" \
-    "(docker build --target operator|sidecar, then docker push; TAG and IMAGE_PREFIX choose the names)" >&2
+  echo "the cluster's nodes must be able to pull ${prefix}weir-operator:$tag, ${prefix}weir-sidecar:$tag and ${prefix}weir-worker:$tag" \
+    "(docker build --target operator|sidecar|worker, then docker push; TAG and IMAGE_PREFIX choose the names)" >&2
 fi
 
 "$KUBECTL" apply -k "$overlay"
