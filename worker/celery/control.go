@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"path"
 	"regexp"
-	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -124,22 +123,13 @@ func (b *Broker) Reply(ctx context.Context, c *Command, hostname string, answer 
 	}
 	doing := "answering remote control"
 	// The asker has bound its queue to the exchange that it names.
-	bindings, err := b.client.SMembers(ctx, b.keys.prefix+"_kombu.binding."+c.replyTo.Exchange).Result()
-	if err != nil {
-		return b.explain(doing, err)
+	queue, err := b.boundQueue(ctx, c.replyTo.Exchange, c.replyTo.RoutingKey)
+	if err != nil || queue == "" {
+		return err // who does not listen any more gets no answer
 	}
 	message := fanoutMessage(map[string]any{hostname: answer}, c.replyTo.Exchange, c.replyTo.RoutingKey,
 		map[string]any{"ticket": c.ticket, "clock": 1})
-	for _, binding := range bindings {
-		parts := strings.Split(binding, separator)
-		if len(parts) != 3 || parts[0] != c.replyTo.RoutingKey {
-			continue
-		}
-		if err := b.client.LPush(ctx, b.keys.prefix+parts[2], message).Err(); err != nil {
-			return b.explain(doing, err)
-		}
-	}
-	return nil
+	return b.explain(doing, b.client.LPush(ctx, b.keys.prefix+queue, message).Err())
 }
 
 // broadcast sends a command to all workers, without asking for answers.

@@ -29,6 +29,10 @@ func (k keys) once(scope string) string            { return k.prefix + "weir.onc
 func (k keys) periodic(periodicTask string) string { return k.prefix + "weir.periodic." + periodicTask }
 func (k keys) dead(queue string) string            { return k.prefix + "weir.dead." + queue }
 
+// binding holds the queues that are bound to an exchange, each as routing key,
+// pattern and queue.
+func (k keys) binding(exchange string) string { return k.prefix + "_kombu.binding." + exchange }
+
 // list is where a queue keeps the messages of a priority, 0 to 9.
 func (k keys) list(queue string, priority int) string {
 	step := 0

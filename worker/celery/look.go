@@ -94,7 +94,7 @@ func (b *Broker) eachUnacked(ctx context.Context, f func(tag, raw, queue string)
 			return b.explain("looking at unacknowledged messages", err)
 		}
 		for i := 0; i+1 < len(pairs); i += 2 {
-			raw, queue, err := splitEntry(pairs[i+1])
+			raw, queue, err := b.readEntry(ctx, pairs[i+1])
 			if err == nil {
 				f(pairs[i], raw, queue)
 			}

@@ -141,7 +141,7 @@ func Decode(raw string) (*Message, error) {
 		return nil, fmt.Errorf("reading the message's headers: %w", err)
 	}
 	m := &Message{
-		Raw: raw, ID: h.ID, Task: h.Task, RootID: h.RootID, Retries: h.Retries,
+		Raw: raw, ID: h.ID, Task: h.Task, RootID: h.RootID, Retries: max(h.Retries, 0),
 		Priority: e.Properties.Priority, IgnoreResult: h.IgnoreResult,
 	}
 	// What could be read identifies a message that is refused for the rest.
@@ -170,7 +170,7 @@ func Decode(raw string) (*Message, error) {
 
 func (m *Message) extend(x *extension) {
 	m.ResultTTL, m.PeriodicTask = seconds(&x.ResultTTL), x.PeriodicTask
-	m.Crashes, m.Passes = x.Crashes, x.Passes
+	m.Crashes, m.Passes = max(x.Crashes, 0), max(x.Passes, 0)
 	if x.EnqueuedAt > 0 {
 		m.EnqueuedAt = time.UnixMicro(int64(x.EnqueuedAt * 1e6))
 	}

@@ -43,7 +43,17 @@ func (c *Consumer) Restore(ctx context.Context, maxCrashes int) (Restored, error
 		var args []any
 		for _, item := range found {
 			fields := item.([]any)
-			one := c.restoreOne(fields[0].(string), fields[1].(string), fields[3].(int64) == 1, maxCrashes, &total)
+			raw, queue, err := c.b.readEntry(ctx, fields[1].(string))
+			one := restored{}
+			if _, away := errors.AsType[*brokerError](err); away {
+				return total, err
+			}
+			if err != nil {
+				total.Dead++
+				one = c.letter(c.o.Queues[0], DeadLetter{Reason: "unreadable", Error: err.Error(), Message: fields[1].(string)})
+			} else {
+				one = c.restoreOne(fields[0].(string), raw, queue, fields[3].(int64) == 1, maxCrashes, &total)
+			}
 			args = append(args, fields[0], fields[2], one.list, one.put, one.kept)
 		}
 		if len(args) == 0 {
@@ -64,12 +74,7 @@ type restored struct {
 }
 
 // restoreOne decides where an entry goes.
-func (c *Consumer) restoreOne(tag, text string, died bool, maxCrashes int, total *Restored) restored {
-	raw, queue, err := splitEntry(text)
-	if err != nil {
-		total.Dead++
-		return c.letter(c.o.Queues[0], DeadLetter{Reason: "unreadable", Error: err.Error(), Message: text})
-	}
+func (c *Consumer) restoreOne(tag, raw, queue string, died bool, maxCrashes int, total *Restored) restored {
 	m, err := Decode(raw)
 	if m == nil {
 		total.Dead++
@@ -99,20 +104,47 @@ func (c *Consumer) letter(queue string, letter DeadLetter) restored {
 	return restored{list: c.b.keys.dead(queue), put: string(encoded(letter)), kept: c.o.DeadLetters}
 }
 
-// splitEntry reads an entry of unacked, ours or kombu's.
-func splitEntry(text string) (raw, queue string, err error) {
+// readEntry reads an entry of unacked, ours or kombu's: the message, and the
+// queue that it belongs to.
+func (b *Broker) readEntry(ctx context.Context, text string) (raw, queue string, err error) {
+	doing := "reading an unacknowledged message"
 	var parts []json.RawMessage
-	var exchange string
 	if err := json.Unmarshal([]byte(text), &parts); err != nil {
-		return "", "", fmt.Errorf("reading an unacknowledged message: %w", err)
+		return "", "", fmt.Errorf("%s: %w", doing, err)
 	}
 	if len(parts) != 3 {
-		return "", "", errors.New("reading an unacknowledged message: want [message, exchange, routing key]")
+		return "", "", errors.New(doing + ": want [message, exchange, routing key]")
 	}
-	if err := errors.Join(json.Unmarshal(parts[1], &exchange), json.Unmarshal(parts[2], &queue)); err != nil {
-		return "", "", fmt.Errorf("reading an unacknowledged message: %w", err)
+	var exchange, routingKey string
+	if err := errors.Join(json.Unmarshal(parts[1], &exchange), json.Unmarshal(parts[2], &routingKey)); err != nil {
+		return "", "", fmt.Errorf("%s: %w", doing, err)
+	}
+	queue = routingKey
+	if exchange != "" {
+		bound, err := b.boundQueue(ctx, exchange, routingKey)
+		if err != nil {
+			return "", "", err
+		}
+		if bound != "" {
+			queue = bound
+		}
 	}
 	return string(parts[0]), queue, CheckQueue(queue)
+}
+
+// boundQueue is the queue that an application has bound to a direct exchange by
+// a routing key; the routing key itself where none is.
+func (b *Broker) boundQueue(ctx context.Context, exchange, routingKey string) (string, error) {
+	bindings, err := b.client.SMembers(ctx, b.keys.binding(exchange)).Result()
+	if err != nil {
+		return "", b.explain("reading the bindings of exchange "+exchange, err)
+	}
+	for _, binding := range bindings {
+		if parts := strings.Split(binding, separator); len(parts) == 3 && parts[0] == routingKey {
+			return parts[2], nil
+		}
+	}
+	return "", nil
 }
 
 // redelivered marks a message as kombu does when it puts one back.
