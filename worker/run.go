@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"context"
-	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -62,12 +61,13 @@ func runCommand(flags *flag.FlagSet, args []string, stderr io.Writer) error {
 	for queue := range strings.SplitSeq(o.queues, ",") {
 		c.Queues = append(c.Queues, strings.TrimSpace(queue))
 	}
-	for name, d := range map[string]time.Duration{
-		"grace": c.Grace, "lease": c.Lease - time.Second, "visibility-timeout": o.visibility - c.Lease,
-	} {
-		if d < 0 {
-			return usageError{fmt.Errorf("--%s is too short: want at least 1s of lease, and a visibility timeout no shorter than it", name)}
-		}
+	switch {
+	case c.Lease < time.Second:
+		return usageError{fmt.Errorf("--lease is %v: want at least 1s", c.Lease)}
+	case o.visibility < c.Lease:
+		return usageError{fmt.Errorf("--visibility-timeout is %v: want at least the lease, %v", o.visibility, c.Lease)}
+	case c.Grace < 0:
+		return usageError{fmt.Errorf("--grace is %v: want no negative duration", c.Grace)}
 	}
 	c.Logger = slog.New(slog.NewJSONHandler(stderr, &slog.HandlerOptions{Level: level}))
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
@@ -114,8 +114,22 @@ func serve(address string, worker *runner.Runner, registry *prometheus.Registry)
 	if err != nil {
 		return nil, fmt.Errorf("listening for metrics and probes: %w", err)
 	}
+	server := &http.Server{
+		Handler:           handler(worker, promhttp.HandlerFor(registry, promhttp.HandlerOpts{})),
+		ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: time.Minute,
+		IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10,
+	}
+	go func() { _ = server.Serve(listener) }() // until it is closed
+	return func() { _ = server.Close() }, nil
+}
+
+// handler answers /metrics, /healthz (the process lives) and /readyz (the broker
+// answers).
+func handler(worker interface{ Ready() bool }, metrics http.Handler) http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
+	if metrics != nil {
+		mux.Handle("GET /metrics", metrics)
+	}
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
 		if !worker.Ready() {
@@ -124,11 +138,5 @@ func serve(address string, worker *runner.Runner, registry *prometheus.Registry)
 		}
 		fmt.Fprintln(w, "ok")
 	})
-	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: time.Minute, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10}
-	go func() {
-		if err := server.Serve(listener); err != nil && !errors.Is(err, http.ErrServerClosed) {
-			panic(fmt.Sprintf("serving metrics and probes: %v", err))
-		}
-	}()
-	return func() { _ = server.Close() }, nil
+	return mux
 }
