@@ -31,10 +31,10 @@ type ConsumerOptions struct {
 // Consumer takes messages from some queues. Its methods may be called at the
 // same time.
 type Consumer struct {
-	b      *Broker
-	o      ConsumerOptions
-	prefix string // of tags
-	calls  atomic.Int64
+	b     *Broker
+	o     ConsumerOptions
+	name  string // of this consumer, in tags
+	calls atomic.Int64
 	// lists of all queues by priority; turn rotates the queues.
 	turn atomic.Int64
 }
@@ -68,7 +68,7 @@ func (b *Broker) NewConsumer(o ConsumerOptions) (*Consumer, error) {
 	if o.DeadLetters <= 0 {
 		o.DeadLetters = DefaultDeadLetters
 	}
-	return &Consumer{b: b, o: o, prefix: uuid.NewString()[:18] + "."}, nil
+	return &Consumer{b: b, o: o, name: uuid.NewString()[:18]}, nil
 }
 
 // maxTake bounds one exchange.
@@ -77,14 +77,15 @@ const maxTake = 256
 // Take takes at most limit messages, without waiting for any.
 func (c *Consumer) Take(ctx context.Context, limit int) ([]Delivery, error) {
 	keys := []string{c.b.keys.unacked(), c.b.keys.unackedIndex(), c.b.keys.running(), c.b.keys.revoked()}
-	args := []any{min(limit, maxTake), c.prefix + strconv.FormatInt(c.calls.Add(1), 36) + "."}
+	args := []any{min(limit, maxTake)}
+	call := c.name + "." + strconv.FormatInt(c.calls.Add(1), 36) + "."
 	first := int(c.turn.Add(1))
 	var queues []string // of each list
 	for _, step := range prioritySteps {
 		for i := range c.o.Queues {
 			queue := c.o.Queues[(first+i)%len(c.o.Queues)]
 			keys = append(keys, c.b.keys.list(queue, step))
-			args = append(args, string(encoded(queue)))
+			args = append(args, takenTag(queue)+call, string(encoded(queue)))
 			queues = append(queues, queue)
 		}
 	}

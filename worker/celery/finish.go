@@ -137,13 +137,9 @@ func (c *Consumer) park(d *Delivery, raw string, then time.Time) Ending {
 		tag: d.Tag, where: toParking,
 		put:    string(entry(raw, d.Queue)),
 		score:  strconv.FormatFloat(max(score, 0), 'f', 6, 64),
-		newTag: parkedPrefix + uuid.NewString(),
+		newTag: parkedTag(d.Queue) + uuid.NewString(),
 	}
 }
-
-// parkedPrefix of the tags of parked messages: nobody has taken them, so they
-// are not said to be redelivered when they are put back.
-const parkedPrefix = "parked."
 
 func priorityOf(d *Delivery) int {
 	if d.Message == nil {

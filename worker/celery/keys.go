@@ -56,6 +56,22 @@ func (k keys) lists(queue string) []string {
 	return lists
 }
 
+// Tags of ours in unacked say what a message is and which queue it belongs to,
+// so that to count them nobody need read the messages. No queue's name holds a
+// space. Celery's tags are UUIDs.
+const (
+	takenPrefix  = "weir "
+	parkedPrefix = "parked "
+)
+
+func takenTag(queue string) string  { return takenPrefix + queue + " " }
+func parkedTag(queue string) string { return parkedPrefix + queue + " " }
+
+// isOurs says whether a tag is one of ours.
+func isOurs(tag string) bool {
+	return strings.HasPrefix(tag, takenPrefix) || strings.HasPrefix(tag, parkedPrefix)
+}
+
 // channel of Celery's fan-out exchanges.
 func (b *Broker) channel(exchange, routingKey string) string {
 	channel := b.keys.prefix + "/" + strconv.Itoa(b.options.DB) + "." + exchange

@@ -28,9 +28,6 @@ type Look struct {
 	Result Result
 }
 
-// unackedShown bounds how many unacknowledged messages are looked at.
-const unackedShown = 10_000
-
 // Look reads what a PeriodicTask's status shows. periodicTask is
 // "namespace/name".
 func (b *Broker) Look(ctx context.Context, periodicTask, queue string) (Look, error) {
@@ -54,17 +51,8 @@ func (b *Broker) Look(ctx context.Context, periodicTask, queue string) (Look, er
 	look.Skipped = Occurrence{fields["skipped_id"], fields["skipped_job"], readMillis(fields["skipped_at"])}
 	look.Replaced = Occurrence{fields["replaced_id"], fields["replaced_job"], readMillis(fields["replaced_at"])}
 	if held.Val() > 0 {
-		err := b.eachUnacked(ctx, func(tag, raw, of string) {
-			if of != queue {
-				return
-			}
-			if strings.HasPrefix(tag, parkedPrefix) {
-				look.Delayed++
-			} else {
-				look.Running++
-			}
-		})
-		if err != nil {
+		var err error
+		if look.Running, look.Delayed, err = b.countUnacked(ctx, queue); err != nil {
 			return Look{}, err
 		}
 	}
@@ -84,25 +72,70 @@ func readMillis(text string) time.Time {
 	return time.UnixMilli(millis).UTC()
 }
 
-// eachUnacked calls f for the unacknowledged messages, or the first of them
-// when they are very many.
-func (b *Broker) eachUnacked(ctx context.Context, f func(tag, raw, queue string)) error {
-	var cursor uint64
-	for seen := 0; seen < unackedShown; {
-		pairs, next, err := b.client.HScan(ctx, b.keys.unacked(), cursor, "", 500).Result()
+// unackedPage is how many unacknowledged messages are looked at in one exchange.
+const unackedPage = 1000
+
+// eachTag calls f for the tags of the unacknowledged messages, page by page.
+func (b *Broker) eachTag(ctx context.Context, f func(tags []string) error) error {
+	for start := int64(0); ; start += unackedPage {
+		tags, err := b.client.ZRange(ctx, b.keys.unackedIndex(), start, start+unackedPage-1).Result()
 		if err != nil {
 			return b.explain("looking at unacknowledged messages", err)
 		}
-		for i := 0; i+1 < len(pairs); i += 2 {
-			raw, queue, err := b.readEntry(ctx, pairs[i+1])
-			if err == nil {
-				f(pairs[i], raw, queue)
+		if len(tags) > 0 {
+			if err := f(tags); err != nil {
+				return err
 			}
 		}
-		if cursor = next; cursor == 0 {
+		if len(tags) < unackedPage {
 			return nil
 		}
-		seen += len(pairs) / 2
+	}
+}
+
+// countUnacked counts a queue's unacknowledged messages: those that run, and
+// those that are parked.
+func (b *Broker) countUnacked(ctx context.Context, queue string) (running, delayed int64, err error) {
+	taken, parked := takenTag(queue), parkedTag(queue)
+	err = b.eachTag(ctx, func(tags []string) error {
+		var celerys []string
+		for _, tag := range tags {
+			switch {
+			case strings.HasPrefix(tag, taken):
+				running++
+			case strings.HasPrefix(tag, parked):
+				delayed++
+			case !isOurs(tag):
+				celerys = append(celerys, tag)
+			}
+		}
+		return b.eachEntry(ctx, celerys, func(_, _, of string) {
+			if of == queue {
+				running++
+			}
+		})
+	})
+	return running, delayed, err
+}
+
+// eachEntry calls f for the unacknowledged messages of these tags, as far as
+// they can be read and are still there.
+func (b *Broker) eachEntry(ctx context.Context, tags []string, f func(tag, raw, queue string)) error {
+	if len(tags) == 0 {
+		return nil
+	}
+	entries, err := b.client.HMGet(ctx, b.keys.unacked(), tags...).Result()
+	if err != nil {
+		return b.explain("looking at unacknowledged messages", err)
+	}
+	for i, entry := range entries {
+		text, there := entry.(string)
+		if !there {
+			continue
+		}
+		if raw, queue, err := b.readEntry(ctx, text); err == nil {
+			f(tags[i], raw, queue)
+		}
 	}
 	return nil
 }

@@ -3,6 +3,7 @@ package celery
 import (
 	"context"
 	"encoding/json"
+	"strings"
 
 	"github.com/redis/go-redis/v9"
 )
@@ -36,10 +37,18 @@ func (b *Broker) Purge(ctx context.Context, periodicTask, queue string) (removed
 		return removed, err
 	}
 	var tags []string
-	err = b.eachUnacked(ctx, func(tag, raw, of string) {
-		if of == queue && goesBackTo(raw, periodicTask) {
-			tags = append(tags, tag)
+	err = b.eachTag(ctx, func(page []string) error {
+		var candidates []string
+		for _, tag := range page {
+			if !isOurs(tag) || strings.HasPrefix(tag, takenTag(queue)) || strings.HasPrefix(tag, parkedTag(queue)) {
+				candidates = append(candidates, tag)
+			}
 		}
+		return b.eachEntry(ctx, candidates, func(tag, raw, of string) {
+			if of == queue && goesBackTo(raw, periodicTask) {
+				tags = append(tags, tag)
+			}
+		})
 	})
 	if err != nil {
 		return removed, err

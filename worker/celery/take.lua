@@ -1,17 +1,20 @@
 -- Moves messages from their lists into unacked, at most ARGV[1] of them.
 -- KEYS: unacked, unacked_index, weir.running, weir.revoked; then lists, in order.
--- ARGV: 1 how many at most, up to 1000; 2 prefix of tags; then for each list its
--- queue's name as JSON.
+-- ARGV: 1 how many at most, up to 1000; then for each list the prefix of its
+-- tags, and its queue's name as JSON.
 -- Returns for each message: itself, its tag, the list's number from 1, and 1 if
 -- it is revoked.
-local max, prefix = tonumber(ARGV[1]), ARGV[2]
+local max = tonumber(ARGV[1])
 local time = redis.call('TIME')
 local now = time[1] .. '.' .. string.format('%06d', time[2])
 local anyRevoked = redis.call('EXISTS', KEYS[4]) == 1
 local out, entries, scores = {}, {}, {}
 for list = 1, #KEYS - 4 do
   local messages = #out < max and redis.call('RPOP', KEYS[4 + list], max - #out)
-  local tail = ',"",' .. ARGV[2 + list] .. ']'
+  -- A client that got no reply sends the same call again: with the time in them,
+  -- its tags do not replace those of messages that were taken already.
+  local prefix = ARGV[2 * list] .. now .. '.'
+  local tail = ',"",' .. ARGV[2 * list + 1] .. ']'
   for _, message in ipairs(messages or {}) do
     local tag = prefix .. #out
     local revoked = 0
