@@ -1,5 +1,6 @@
 // Command operator is Weir's operator: it injects sidecars into pods, gives
-// them their rules, and says in the status of policies what they enforce.
+// them their rules, says in the status of policies what they enforce, and makes
+// the schedules and the workers of periodic tasks.
 package main
 
 import (
@@ -14,6 +15,7 @@ import (
 	"slices"
 	"strconv"
 	"time"
+	_ "time/tzdata" // the image has no time zones
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -35,6 +37,7 @@ import (
 	"github.com/weir-dev/weir/controllers/certs"
 	"github.com/weir-dev/weir/controllers/injection"
 	"github.com/weir-dev/weir/controllers/link"
+	"github.com/weir-dev/weir/controllers/manifests"
 	"github.com/weir-dev/weir/controllers/programming"
 	"github.com/weir-dev/weir/sidecar/ruleset"
 )
@@ -57,6 +60,9 @@ type options struct {
 	leaderElection                bool
 	sidecarImage                  string
 	sidecarImagePullPolicy        string
+	workerImage                   string
+	workerImagePullPolicy         string
+	brokerFiles                   controllers.BrokerFiles
 	settings                      link.Settings
 }
 
@@ -77,6 +83,10 @@ func parse() (options, zap.Options) {
 	flag.StringVar(&o.settings.StoreCAFile, "store-ca-file", "", "file with PEM certificates to verify a rediss:// server with, beside the system's")
 	flag.BoolVar(&o.settings.StoreInsecureSkipVerify, "store-insecure-skip-verify", false, "do not verify a rediss:// server's certificate")
 	flag.DurationVar(&o.settings.StoreTimeout, "store-timeout", 100*time.Millisecond, "longest time that a sidecar waits for Redis to decide on a request")
+	flag.StringVar(&o.workerImage, "worker-image", "weir-worker:"+version, "image that enqueues PeriodicTasks and runs them")
+	flag.StringVar(&o.workerImagePullPolicy, "worker-image-pull-policy", "", "its pull policy: Always, IfNotPresent or Never; empty for Kubernetes' default")
+	flag.StringVar(&o.brokerFiles.URL, "broker-url-file", "", "file with the URL of the Redis that holds the queues of PeriodicTasks; while it is absent, the store's holds them")
+	flag.StringVar(&o.brokerFiles.CA, "broker-ca-file", "", "file with PEM certificates to verify that Redis with, beside the system's")
 	flag.StringVar(&o.settings.LinkAddress, "link-address", "", "host:port at which sidecars reach the link (default weir-link.<namespace>.svc:9444)")
 	logging := zap.Options{}
 	logging.BindFlags(flag.CommandLine)
@@ -87,10 +97,12 @@ func parse() (options, zap.Options) {
 
 // check names the flag that cannot be obeyed.
 func (o *options) check() error {
-	switch corev1.PullPolicy(o.sidecarImagePullPolicy) {
-	case "", corev1.PullAlways, corev1.PullIfNotPresent, corev1.PullNever:
-	default:
-		return fmt.Errorf("--sidecar-image-pull-policy is %q: want Always, IfNotPresent or Never", o.sidecarImagePullPolicy)
+	for name, policy := range map[string]string{"sidecar": o.sidecarImagePullPolicy, "worker": o.workerImagePullPolicy} {
+		switch corev1.PullPolicy(policy) {
+		case "", corev1.PullAlways, corev1.PullIfNotPresent, corev1.PullNever:
+		default:
+			return fmt.Errorf("--%s-image-pull-policy is %q: want Always, IfNotPresent or Never", name, policy)
+		}
 	}
 	if o.settings.StoreTimeout < time.Millisecond || o.settings.StoreTimeout > 10*time.Second {
 		return fmt.Errorf("--store-timeout is %v: want 1ms to 10s", o.settings.StoreTimeout)
@@ -219,6 +231,9 @@ func wire(ctx context.Context, mgr ctrl.Manager, keeper *certs.Keeper, o options
 	if err := reconciler.SetupWithManager(mgr); err != nil {
 		return err
 	}
+	if err := wireTasks(mgr, o); err != nil {
+		return err
+	}
 	if err := injection.SetupWithManager(ctx, mgr, injection.Config{
 		Image:             o.sidecarImage,
 		ImagePullPolicy:   corev1.PullPolicy(o.sidecarImagePullPolicy),
@@ -234,4 +249,20 @@ func wire(ctx context.Context, mgr ctrl.Manager, keeper *certs.Keeper, o options
 		mgr.AddReadyzCheck("webhook", mgr.GetWebhookServer().StartedChecker()),
 		mgr.AddReadyzCheck("link", server.Ready),
 	)
+}
+
+// wireTasks adds what makes PeriodicTasks.
+func wireTasks(mgr ctrl.Manager, o options) error {
+	store := controllers.BrokerFiles{URL: o.settings.StoreURLFile, CA: o.settings.StoreCAFile}
+	reconciler := &controllers.PeriodicTaskReconciler{
+		Client:   mgr.GetClient(),
+		Live:     mgr.GetAPIReader(),
+		Recorder: mgr.GetEventRecorder("weir-operator"),
+		Broker: &controllers.Broker{
+			Files: []controllers.BrokerFiles{o.brokerFiles, store}, Clock: clock.RealClock{}, Logger: ctrl.Log.WithName("broker"),
+		},
+		Config: manifests.Config{Image: o.workerImage, ImagePullPolicy: corev1.PullPolicy(o.workerImagePullPolicy)},
+		Clock:  clock.RealClock{},
+	}
+	return reconciler.SetupWithManager(mgr)
 }

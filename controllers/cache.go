@@ -1,19 +1,40 @@
 package controllers
 
 import (
+	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/selection"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/weir-dev/weir/api/v1alpha1"
 )
 
 // CacheOptions keep the memory of a large cluster's pods small: a pod's few
-// fields that decisions need, and nobody's managedFields.
+// fields that decisions need, nobody's managedFields, and of CronJobs, Jobs and
+// Deployments only those of PeriodicTasks.
 func CacheOptions() cache.Options {
 	return cache.Options{
 		DefaultTransform: cache.TransformStripManagedFields(),
-		ByObject:         map[client.Object]cache.ByObject{&corev1.Pod{}: {Transform: stripPod}},
+		ByObject: map[client.Object]cache.ByObject{
+			&corev1.Pod{}:        {Transform: stripPod},
+			&batchv1.CronJob{}:   {Label: ofTasks()},
+			&batchv1.Job{}:       {Label: ofTasks(), Transform: stripJob},
+			&appsv1.Deployment{}: {Label: ofTasks()},
+		},
 	}
+}
+
+// ofTasks selects what belongs to PeriodicTasks.
+func ofTasks() labels.Selector {
+	exists, err := labels.NewRequirement(v1alpha1.LabelPeriodicTask, selection.Exists, nil)
+	if err != nil {
+		panic(err) // the label is a constant
+	}
+	return labels.NewSelector().Add(*exists)
 }
 
 // stripPod keeps what the controllers and the link read of a pod.
@@ -43,5 +64,26 @@ func stripPod(object any) (any, error) {
 	for _, container := range pod.Spec.InitContainers {
 		stripped.Spec.InitContainers = append(stripped.Spec.InitContainers, corev1.Container{Name: container.Name})
 	}
+	if pod.Labels[v1alpha1.LabelPeriodicTask] != "" {
+		stripped.Status.Conditions = pod.Status.Conditions
+		stripped.Status.InitContainerStatuses = pod.Status.InitContainerStatuses
+		stripped.Status.ContainerStatuses = pod.Status.ContainerStatuses
+	}
 	return stripped, nil
+}
+
+// stripJob keeps what the controller reads of a Job: whether it has ended.
+func stripJob(object any) (any, error) {
+	job, ok := object.(*batchv1.Job)
+	if !ok {
+		return object, nil
+	}
+	return &batchv1.Job{
+		TypeMeta: job.TypeMeta,
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: job.Namespace, Name: job.Name, UID: job.UID, ResourceVersion: job.ResourceVersion,
+			Labels: job.Labels, OwnerReferences: job.OwnerReferences, DeletionTimestamp: job.DeletionTimestamp,
+		},
+		Status: batchv1.JobStatus{Conditions: job.Status.Conditions},
+	}, nil
 }

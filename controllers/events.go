@@ -1,6 +1,8 @@
 package controllers
 
 import (
+	"slices"
+
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -21,21 +23,35 @@ type Recorder interface {
 // maxNote is an event's longest note in bytes, less some.
 const maxNote = 1000
 
-// reportChanges records what has become of a policy: one event for each
-// condition whose status or reason is another than before. Ready repeats the
-// others, and NotAccepted repeats Accepted.
-func reportChanges(recorder Recorder, policy *v1alpha1.RateLimitPolicy, before, after []metav1.Condition) {
-	for _, conditionType := range []string{v1alpha1.ConditionAccepted, v1alpha1.ConditionProgrammed} {
+// The conditions whose changes events speak of. A RateLimitPolicy's Ready
+// repeats the others.
+var (
+	policyConditions = []string{v1alpha1.ConditionAccepted, v1alpha1.ConditionProgrammed}
+	taskConditions   = []string{v1alpha1.ConditionAccepted, v1alpha1.ConditionWorkersAvailable, v1alpha1.ConditionReady}
+)
+
+// passing are reasons of False that nobody has to do anything about.
+var passing = []string{v1alpha1.ReasonPending, v1alpha1.ReasonWorkersStarting, v1alpha1.ReasonSuspended}
+
+// reportChanges records what has become of an object: one event for each of the
+// conditions whose status or reason is another than before. NotAccepted repeats
+// Accepted, as any reason repeats the one of a condition before it.
+func reportChanges(recorder Recorder, object runtime.Object, action string, conditions []string, before, after []metav1.Condition) {
+	said := []string{v1alpha1.ReasonNotAccepted}
+	for _, conditionType := range conditions {
 		old, current := meta.FindStatusCondition(before, conditionType), meta.FindStatusCondition(after, conditionType)
-		if current == nil || current.Reason == v1alpha1.ReasonNotAccepted ||
-			old != nil && old.Status == current.Status && old.Reason == current.Reason {
+		if current == nil || slices.Contains(said, current.Reason) {
+			continue
+		}
+		said = append(said, current.Reason)
+		if old != nil && old.Status == current.Status && old.Reason == current.Reason {
 			continue
 		}
 		eventType := corev1.EventTypeWarning
-		if current.Status == metav1.ConditionTrue || current.Reason == v1alpha1.ReasonPending {
+		if current.Status == metav1.ConditionTrue || slices.Contains(passing, current.Reason) {
 			eventType = corev1.EventTypeNormal
 		}
-		recorder.Eventf(policy, nil, eventType, current.Reason, "Program", "%.*s", maxNote, current.Message)
+		recorder.Eventf(object, nil, eventType, current.Reason, action, "%.*s", maxNote, current.Message)
 	}
 }
 

@@ -1,5 +1,6 @@
-// Package controllers keeps the status of RateLimitPolicies true: what they
-// select, and what the sidecars have said that they enforce.
+// Package controllers keeps the status of RateLimitPolicies true (what they
+// select, and what the sidecars have said that they enforce), and makes the
+// schedule and the workers of PeriodicTasks.
 package controllers
 
 import (
@@ -107,7 +108,7 @@ func (r *RateLimitPolicyReconciler) Reconcile(ctx context.Context, request recon
 	var trusted time.Time
 	untilSettled := r.started.Add(returnTime).Sub(now)
 	if untilSettled > 0 {
-		trusted = r.started
+		trusted = r.started.Truncate(time.Second) // as the pods' times of creation are
 	}
 	verdicts := programming.Accept(policies.Items)
 	said := r.Acknowledgements.Of(namespace)
@@ -149,7 +150,7 @@ func (r *RateLimitPolicyReconciler) write(ctx context.Context, o observed) error
 	if err != nil {
 		return fmt.Errorf("writing the status of RateLimitPolicy %s/%s: %w", o.policy.Namespace, o.policy.Name, err)
 	}
-	reportChanges(r.Recorder, o.policy, before.Status.Conditions, status.Conditions)
+	reportChanges(r.Recorder, o.policy, "Program", policyConditions, before.Status.Conditions, status.Conditions)
 	return nil
 }
 

@@ -221,3 +221,21 @@ func TestStripPodKeepsWhatDecisionsRead(t *testing.T) {
 		t.Errorf("got %+v, want %+v", got, want)
 	}
 }
+
+func TestStripPodKeepsWhyAWorkerDoesNotStart(t *testing.T) {
+	t.Parallel()
+	worker := &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Name: "a", Labels: map[string]string{v1alpha1.LabelPeriodicTask: "hourly"}},
+		Status: corev1.PodStatus{
+			Conditions:        []corev1.PodCondition{{Type: corev1.PodScheduled}},
+			ContainerStatuses: []corev1.ContainerStatus{waiting("ImagePullBackOff")},
+		},
+	}
+	got, err := stripPod(worker)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !reflect.DeepEqual(got, worker) {
+		t.Errorf("got %+v, want %+v", got, worker)
+	}
+}

@@ -26,3 +26,11 @@ const (
 	SidecarContainer = "weir-sidecar"
 	CaptureContainer = "weir-capture"
 )
+
+// LabelPeriodicTask on CronJobs, Jobs, Deployments and pods names the
+// PeriodicTask that they belong to.
+const LabelPeriodicTask = "weir.dev/periodic-task"
+
+// FinalizerPeriodicTask keeps a PeriodicTask until its messages are out of the
+// broker.
+const FinalizerPeriodicTask = "weir.dev/periodic-task"

@@ -89,11 +89,11 @@ func (s *Settings) Refresh() {
 
 // store is nil while there is no URL.
 func (s *Settings) store() (*ruleset.Store, error) {
-	address, err := readSetting(s.StoreURLFile)
+	address, err := ReadSetting(s.StoreURLFile)
 	if err != nil {
 		return nil, fmt.Errorf("reading the store's URL: %w", err)
 	}
-	authorities, err := readSetting(s.StoreCAFile)
+	authorities, err := ReadSetting(s.StoreCAFile)
 	if err != nil {
 		return nil, fmt.Errorf("reading the authorities of the store's certificate: %w", err)
 	}
@@ -110,9 +110,9 @@ func (s *Settings) store() (*ruleset.Store, error) {
 	}, nil
 }
 
-// readSetting is a file's text without surrounding white space; empty when
+// ReadSetting is a file's text without surrounding white space; empty when
 // there is no such file, as with a Secret that is mounted as optional.
-func readSetting(file string) (string, error) {
+func ReadSetting(file string) (string, error) {
 	if file == "" {
 		return "", nil
 	}
