@@ -25,7 +25,7 @@ help: ## List the targets
 
 ##@ Try
 .PHONY: demo
-demo: ## Four services, two users, the real sidecar: prints a table (JSON=1: an array); no cluster, no root
+demo: ## Four services, two users, the real sidecar and worker: prints tables (JSON=1: an array); no cluster, no root
 	@JSON=$(JSON) go run ./hack/demo
 
 .PHONY: cluster

@@ -1,8 +1,9 @@
 // Command demo shows Weir's main job on one machine, with no cluster and no
 // privileges: the real sidecar, with the rules of config/samples compiled by
-// the operator's own code, holds two users' calls to four services. Redis is
-// embedded and the services are stood for by local servers; the rest is what
-// runs in a pod.
+// the operator's own code, holds two users' calls to four services; then the
+// real worker runs a task of config/samples, from two users' chats to their
+// profiles. Redis is embedded and the services are stood for by local servers;
+// the rest is what runs in a pod.
 //
 // It exits 0 only if every number is right.
 package main
@@ -20,7 +21,7 @@ import (
 )
 
 func main() {
-	samples := flag.String("samples", "config/samples", "folder with the RateLimitPolicies")
+	samples := flag.String("samples", "config/samples", "folder with the RateLimitPolicies and the PeriodicTask")
 	asJSON := flag.Bool("json", os.Getenv("JSON") == "1", "print a JSON array of rows and nothing else")
 	flag.Parse()
 
@@ -49,6 +50,10 @@ func run(samples string, asJSON bool, out io.Writer) error {
 	if err != nil {
 		return err
 	}
+	task, err := readTask(samples)
+	if err != nil {
+		return err
+	}
 	pod, err := build(policies)
 	if err != nil {
 		return err
@@ -71,17 +76,26 @@ func run(samples string, asJSON bool, out io.Writer) error {
 		}
 		wrong = append(wrong, pod.checkUpstream(policy))
 	}
-	if err := printRows(out, rows, asJSON); err != nil {
+	profiles, err := runTask(ctx, pod.redis.Addr(), task)
+	wrong = append(wrong, err)
+	if err := printRows(out, rows, profiles, asJSON); err != nil {
 		return err
 	}
 	return errors.Join(wrong...)
 }
 
-func printRows(out io.Writer, rows []row, asJSON bool) error {
+func printRows(out io.Writer, rows []row, profiles []taskRow, asJSON bool) error {
 	if asJSON {
+		all := make([]any, 0, len(rows)+len(profiles))
+		for _, r := range rows {
+			all = append(all, r)
+		}
+		for _, p := range profiles {
+			all = append(all, p)
+		}
 		encoder := json.NewEncoder(out)
 		encoder.SetIndent("", "  ")
-		return encoder.Encode(rows)
+		return encoder.Encode(all)
 	}
 	table := tabwriter.NewWriter(out, 0, 0, 3, ' ', 0)
 	fmt.Fprintln(table, "SERVICE\tUSER\tSENT\tADMITTED\tLIMITED\tFIRST RETRY-AFTER")
@@ -91,6 +105,14 @@ func printRows(out io.Writer, rows []row, asJSON bool) error {
 			retryAfter = fmt.Sprintf("%ds", r.RetryAfterSeconds)
 		}
 		fmt.Fprintf(table, "%s\t%s\t%d\t%d\t%d\t%s\n", r.Service, r.User, r.Sent, r.Admitted, r.Limited, retryAfter)
+	}
+	if err := table.Flush(); err != nil {
+		return err
+	}
+	fmt.Fprintln(out)
+	fmt.Fprintln(table, "TASK\tUSER\tLABEL\tMESSAGES")
+	for _, p := range profiles {
+		fmt.Fprintf(table, "%s\t%s\t%s\t%d\n", p.Task, p.User, p.Label, p.MessagesAnalyzed)
 	}
 	return table.Flush()
 }
