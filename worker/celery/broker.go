@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/logging"
 	"github.com/redis/go-redis/v9/maintnotifications"
 )
 
@@ -25,6 +26,9 @@ const (
 	// maxCABytes bounds the file that ssl_ca_certs names.
 	maxCABytes = 1 << 20
 )
+
+// go-redis would write lines of its own to stderr, of what errors say anyway.
+func init() { logging.Disable() }
 
 // Options of a broker. The zero value is good.
 type Options struct {
@@ -73,6 +77,9 @@ func Open(text string, o Options) (*Broker, error) {
 		options.PoolSize = o.PoolSize
 	}
 	options.PipelinePoolSize = -1
+	// A command is tried four times anyway: dialing five times for each would
+	// hide for 100 s that a silent network leads nowhere.
+	options.DialerRetries = 1
 	// A plain handshake, which old servers and embedded ones understand.
 	options.Protocol = 2
 	options.DisableIdentity = true

@@ -169,6 +169,9 @@ func TestDeadLettersAreBounded(t *testing.T) {
 		t.Fatalf("put %d back, error %v", revived, err)
 	}
 	f.expectIDs("put back by its id", f.take(c, 10), "id-3")
+	if r := f.result("id-3"); r.State != Pending {
+		t.Errorf("its result is still %+v", r)
+	}
 	if revived, err = f.Revive(t.Context(), "q"); err != nil || revived != 2 {
 		t.Fatalf("put %d back, error %v", revived, err)
 	}

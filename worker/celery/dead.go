@@ -1,6 +1,7 @@
 package celery
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -48,11 +49,14 @@ func readLetter(text string) DeadLetter {
 	return letter
 }
 
-// reviveScript moves one dead letter back into its queue.
-// KEYS: dead letters, list. ARGV: the letter, the message.
+// reviveScript moves one dead letter back into its queue, and its result back to
+// PENDING: nobody who waits should see the old failure.
+// KEYS: dead letters, list, result. ARGV: the letter, the message, the result
+// (empty: none), its time to live in milliseconds.
 var reviveScript = redis.NewScript(`
 if redis.call('LREM', KEYS[1], 1, ARGV[1]) == 0 then return 0 end
 redis.call('LPUSH', KEYS[2], ARGV[2])
+if ARGV[3] ~= '' then redis.call('SET', KEYS[3], ARGV[3], 'PX', ARGV[4]) end
 return 1`)
 
 // Revive puts dead letters of a queue back, as new: those with one of the ids,
@@ -72,11 +76,17 @@ func (b *Broker) Revive(ctx context.Context, queue string, ids ...string) (reviv
 		if letter.Reason == "unreadable" || len(ids) > 0 && !wanted[letter.ID] {
 			continue
 		}
-		message, priority, err := asNew(letter.Message)
+		m, message, err := asNew(letter.Message)
 		if err != nil {
 			continue
 		}
-		moved, err := reviveScript.Run(ctx, b.client, []string{key, b.keys.list(queue, priority)}, texts[i], message).Int()
+		var pending []byte
+		if !m.IgnoreResult {
+			pending = Outcome{State: Pending}.encode(m.ID, m.ParentID, nil, time.Now())
+		}
+		keys := []string{key, b.keys.list(queue, m.Priority), b.keys.result(m.ID)}
+		ttl := cmp.Or(m.ResultTTL, DefaultResultTTL)
+		moved, err := reviveScript.Run(ctx, b.client, keys, texts[i], message, pending, ttl.Milliseconds()).Int()
 		if err != nil {
 			return revived, b.explain(fmt.Sprintf("putting the dead letter %s back", letter.ID), err)
 		}
@@ -87,17 +97,17 @@ func (b *Broker) Revive(ctx context.Context, queue string, ids ...string) (reviv
 
 // asNew is a message without the history of its tries, and without the times
 // that have passed meanwhile.
-func asNew(raw string) (message string, priority int, err error) {
-	m, err := Decode(raw)
+func asNew(raw string) (m *Message, message string, err error) {
+	m, err = Decode(raw)
 	if m == nil {
-		return "", 0, err
+		return nil, "", err
 	}
 	message, err = revise(raw, func(h map[string]json.RawMessage, x *extension) {
 		h["retries"], h["eta"], h["expires"] = encoded(0), encoded(nil), encoded(nil)
 		x.Crashes, x.Passes = 0, 0
 		x.EnqueuedAt = float64(time.Now().UnixMicro()) / 1e6
 	})
-	return message, m.Priority, err
+	return m, message, err
 }
 
 // Bury deletes dead letters of a queue: those with one of the ids, or all when

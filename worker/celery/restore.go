@@ -1,10 +1,12 @@
 package celery
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"regexp"
 	"strings"
 	"time"
 )
@@ -54,7 +56,7 @@ func (c *Consumer) Restore(ctx context.Context, maxCrashes int) (Restored, error
 			} else {
 				one = c.restoreOne(fields[0].(string), raw, queue, fields[3].(int64) == 1, maxCrashes, &total)
 			}
-			args = append(args, fields[0], fields[2], one.list, one.put, one.kept)
+			args = append(args, fields[0], fields[2], one.list, one.put, one.kept, one.resultKey, one.result, one.ttl.Milliseconds())
 		}
 		if len(args) == 0 {
 			return total, nil
@@ -71,6 +73,9 @@ func (c *Consumer) Restore(ctx context.Context, maxCrashes int) (Restored, error
 type restored struct {
 	list, put string
 	kept      int
+	resultKey string // empty: its result stays as it is
+	result    []byte
+	ttl       time.Duration
 }
 
 // restoreOne decides where an entry goes.
@@ -87,10 +92,14 @@ func (c *Consumer) restoreOne(tag, raw, queue string, died bool, maxCrashes int,
 	}
 	if died && m.Crashes+1 >= maxCrashes {
 		total.Dead++
-		return c.letter(queue, DeadLetter{
-			ID: m.ID, Task: m.Task, Reason: "crashed", Message: raw,
-			Error: fmt.Sprintf("%d workers in a row ended while they ran it: out of memory, or killed", m.Crashes+1),
-		})
+		err := fmt.Errorf("%d workers in a row ended while they ran it: out of memory, or killed", m.Crashes+1)
+		to = c.letter(queue, DeadLetter{ID: m.ID, Task: m.Task, Reason: "crashed", Message: raw, Error: err.Error()})
+		if !m.IgnoreResult {
+			o := Outcome{State: Failure, Err: err, ErrType: "WorkerLostError", ErrModule: "billiard.exceptions"}
+			to.resultKey, to.result = c.b.keys.result(m.ID), o.encode(m.ID, m.ParentID, nil, time.Now())
+			to.ttl = cmp.Or(m.ResultTTL, DefaultResultTTL)
+		}
+		return to
 	}
 	total.Overdue++
 	if revised, err := redelivered(raw, died); err == nil {
@@ -132,15 +141,21 @@ func (b *Broker) readEntry(ctx context.Context, text string) (raw, queue string,
 	return string(parts[0]), queue, CheckQueue(queue)
 }
 
-// boundQueue is the queue that an application has bound to a direct exchange by
-// a routing key; the routing key itself where none is.
+// boundQueue is the queue that an application has bound to an exchange by a
+// routing key, or for a topic exchange by a pattern, which kombu keeps as a
+// regular expression; empty where none is.
 func (b *Broker) boundQueue(ctx context.Context, exchange, routingKey string) (string, error) {
 	bindings, err := b.client.SMembers(ctx, b.keys.binding(exchange)).Result()
 	if err != nil {
 		return "", b.explain("reading the bindings of exchange "+exchange, err)
 	}
 	for _, binding := range bindings {
-		if parts := strings.Split(binding, separator); len(parts) == 3 && parts[0] == routingKey {
+		parts := strings.Split(binding, separator)
+		if len(parts) != 3 {
+			continue
+		}
+		pattern, err := regexp.Compile(parts[1])
+		if parts[0] == routingKey || parts[1] != "" && err == nil && pattern.MatchString(routingKey) {
 			return parts[2], nil
 		}
 	}
@@ -149,10 +164,19 @@ func (b *Broker) boundQueue(ctx context.Context, exchange, routingKey string) (s
 
 // redelivered marks a message as kombu does when it puts one back.
 func redelivered(raw string, died bool) (string, error) {
-	return revise(raw, func(h map[string]json.RawMessage, x *extension) {
+	raw, err := revise(raw, func(h map[string]json.RawMessage, x *extension) {
 		h["redelivered"] = json.RawMessage("true")
 		if died {
 			x.Crashes++
 		}
 	})
+	var e, p, info map[string]json.RawMessage
+	if err != nil || json.Unmarshal([]byte(raw), &e) != nil || json.Unmarshal(e["properties"], &p) != nil ||
+		json.Unmarshal(p["delivery_info"], &info) != nil || info == nil {
+		return raw, err // kombu passes over what is not there, too
+	}
+	info["redelivered"] = json.RawMessage("true") // this one Celery reads
+	p["delivery_info"] = encoded(info)
+	e["properties"] = encoded(p)
+	return string(encoded(e)), nil
 }

@@ -62,15 +62,17 @@ type meta struct {
 	ParentID  string          `json:"parent_id,omitempty"`
 }
 
-// encode is the record of an outcome. Every state has a date_done in Celery,
-// but PENDING.
+const dateDoneFormat = "2006-01-02T15:04:05.000000"
+
+// encode is the record of an outcome. As in Celery only what is done has a
+// date_done, in UTC without saying so.
 func (o Outcome) encode(id, parentID string, children []string, now time.Time) []byte {
 	m := meta{Status: o.State, Result: o.Value, TaskID: id, ParentID: parentID, Children: [][2]any{}}
 	for _, child := range children {
 		m.Children = append(m.Children, [2]any{[2]any{child, nil}, nil})
 	}
-	if o.State != Pending {
-		done := isoTime(now)
+	if o.State.Done() {
+		done := now.UTC().Format(dateDoneFormat)
 		m.DateDone = &done
 	}
 	if o.Err != nil {
@@ -112,7 +114,7 @@ type Result struct {
 	Value json.RawMessage
 	// Error is why it failed, is retried or was revoked.
 	Error string
-	// DoneAt is when the state was written; zero for PENDING.
+	// DoneAt is when it ended; zero while it has not.
 	DoneAt time.Time
 }
 

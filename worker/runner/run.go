@@ -18,10 +18,18 @@ type run struct {
 	began   time.Time
 	cancel  context.CancelCauseFunc
 	settled atomic.Bool // its end is decided; who sets it decides
-	started bool        // STARTED was written; of the announce loop alone
+	fate    atomic.Int32
+	started bool // STARTED was written; of the announce loop alone
 	// children that it has enqueued, the first of them.
 	children []string
 }
+
+// Fates of a run's handler.
+const (
+	fateRunning = iota
+	fateReturned
+	fateStuck
+)
 
 // settled is the end of a run on its way to Redis.
 type settled struct {
@@ -63,9 +71,10 @@ func (r *Runner) start(ctx context.Context, d *celery.Delivery) {
 	go func() {
 		result, err := call(limited, handler, r.newCall(one))
 		timer.Stop()
-		if !one.settled.CompareAndSwap(false, true) {
+		if one.fate.Swap(fateReturned) == fateStuck {
 			r.stuck.Add(-1) // it ended after all
-		} else {
+		}
+		if one.settled.CompareAndSwap(false, true) {
 			r.conclude(one, result, err, context.Cause(limited))
 		}
 		cancel(nil)
@@ -234,25 +243,27 @@ func (r *Runner) failed(one *run, err error, elapsed time.Duration, now time.Tim
 
 // overrun fails a call at its hard time limit, ended or not.
 func (r *Runner) overrun(one *run) {
+	decided := one.settled.CompareAndSwap(false, true) // before the call hears of it, and ends
 	one.cancel(ErrTimeLimit)
-	if !one.settled.CompareAndSwap(false, true) {
+	if !decided {
 		return
 	}
+	time.AfterFunc(stopTime, func() { r.countStuck(one) })
 	now := time.Now()
 	_, hard := r.limits(one.Delivery)
 	err := fmt.Errorf("%w (%v)", ErrTimeLimit, hard)
-	if r.stuck.Add(1) >= int64(r.c.Concurrency) {
-		select {
-		case <-r.exhausted:
-		default:
-			close(r.exhausted)
-		}
-	}
 	outcome := celery.Outcome{State: celery.Failure, Err: err, ErrType: "TimeLimitExceeded", ErrModule: "billiard.exceptions"}
 	r.log(one.Delivery, "exhausted", err)
 	r.metrics.ran(one.Task, "failure", now.Sub(one.began))
 	r.event(func() celery.Event { return unsuccessful("task-failed", one.Delivery, err) })
 	r.end(one, r.consumer.Dead(one.Delivery, outcome, "exhausted", now, r.resultTTL(one.Delivery)), "exhausted")
+}
+
+// countStuck counts a call that has not ended though it was told to.
+func (r *Runner) countStuck(one *run) {
+	if one.fate.CompareAndSwap(fateRunning, fateStuck) && r.stuck.Add(1) >= int64(r.c.Concurrency) {
+		r.exhaust.Do(func() { close(r.exhausted) })
+	}
 }
 
 // end hands the end of a run over and frees its slot. why is empty for a

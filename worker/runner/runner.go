@@ -62,6 +62,7 @@ type Runner struct {
 	stuck atomic.Int64
 	// exhausted is closed when so many are stuck that none is left to work.
 	exhausted chan struct{}
+	exhaust   sync.Once
 
 	mu      sync.Mutex
 	running map[string]*run // by tag, until they are acknowledged

@@ -88,7 +88,7 @@ func (r *Runner) finish(ctx context.Context, batch []settled) error {
 	r.broker.heard(err)
 	if lost > 0 {
 		r.metrics.lost.Add(float64(lost))
-		r.c.Logger.Warn("calls that ended here had been given to other workers, and run twice", "calls", lost)
+		r.c.Logger.Warn("calls that ended here had been given to other workers, and may run twice", "calls", lost)
 	}
 	return err
 }
