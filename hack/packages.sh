@@ -8,7 +8,10 @@ PATH=$PATH:/usr/sbin:/sbin
 # what a package brings, and the package
 test="redis-server redis-server
 gcc gcc
-/usr/include/stdlib.h libc6-dev"
+/usr/include/stdlib.h libc6-dev
+/usr/lib/python3/dist-packages/celery python3-celery
+/usr/lib/python3/dist-packages/redis python3-redis
+/usr/lib/python3/dist-packages/yaml python3-yaml"
 cluster="containerd containerd
 runc runc
 nft nftables

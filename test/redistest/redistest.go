@@ -1,7 +1,8 @@
-// Package redistest starts real Redis servers for tests: alone, with TLS, and
-// as a cluster of three. They listen on 127.0.0.1 only, keep nothing on disk,
-// and do not outlive the test: each is stopped by the test's cleanup, and on
-// Linux the kernel kills it when the test's process dies.
+// Package redistest starts real Redis servers for tests: alone, with TLS, behind
+// Sentinel, and as a cluster of three. They listen on 127.0.0.1 only, keep
+// nothing on disk unless asked to, and do not outlive the test: each is stopped
+// by the test's cleanup, and on Linux the kernel kills it when the test's
+// process dies.
 package redistest
 
 import (
@@ -24,6 +25,8 @@ import (
 
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/maintnotifications"
+
+	"github.com/weir-dev/weir/test/child"
 )
 
 // startTimeout bounds a server's start, until it answers PING.
@@ -41,8 +44,13 @@ type Server struct {
 	tlsConfig *tls.Config // nil: plain TCP
 
 	mu      sync.Mutex
-	process *process // nil: killed
+	process *child.Process // nil: killed
 }
+
+// AOF are the arguments of a server that has written a command to its disk
+// before it answers: Kill loses nothing that was answered, and Restart starts
+// with it.
+func AOF() []string { return []string{"--appendonly", "yes", "--appendfsync", "always"} }
 
 // Start runs redis-server with the arguments added to the package's own, as
 // "--requirepass", "secret", and returns when it answers PING. The test fails
@@ -104,18 +112,19 @@ func (s *Server) Client() *redis.Client {
 	return client
 }
 
-// Kill ends the server at once, as a crash does; what it held is lost.
+// Kill ends the server at once, as a crash does; without AOF what it held is
+// lost.
 func (s *Server) Kill() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.process != nil {
-		s.process.kill()
+		s.process.Kill()
 		s.process = nil
 	}
 }
 
 // Restart kills the server when it runs and starts it again on the same port,
-// empty.
+// empty without AOF.
 func (s *Server) Restart() {
 	s.t.Helper()
 	s.Kill()
@@ -135,14 +144,14 @@ func (s *Server) Pause() { s.signal(syscall.SIGSTOP) }
 // Resume lets a paused server go on.
 func (s *Server) Resume() { s.signal(syscall.SIGCONT) }
 
-func (s *Server) signal(signal os.Signal) {
+func (s *Server) signal(signal syscall.Signal) {
 	s.t.Helper()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.process == nil {
 		s.t.Fatalf("sending %v to redis-server on %s: it is not running", signal, s.Addr)
 	}
-	if err := s.process.cmd.Process.Signal(signal); err != nil {
+	if err := s.process.Signal(signal); err != nil {
 		s.t.Fatalf("sending %v to redis-server on %s: %v", signal, s.Addr, err)
 	}
 }
@@ -151,14 +160,14 @@ func (s *Server) signal(signal os.Signal) {
 func (s *Server) run() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	p, err := startProcess(s.args)
+	p, err := child.Start(exec.Command("redis-server", s.args...))
 	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
 	defer cancel()
 	if err := s.await(ctx, p); err != nil {
-		p.kill()
+		p.Kill()
 		log, _ := os.ReadFile(filepath.Join(s.dir, "redis.log"))
 		return fmt.Errorf("%w; its log: %s", err, log[max(0, len(log)-2000):])
 	}
@@ -166,12 +175,12 @@ func (s *Server) run() error {
 	return nil
 }
 
-func (s *Server) await(ctx context.Context, p *process) error {
+func (s *Server) await(ctx context.Context, p *child.Process) error {
 	var last error
 	for {
 		select {
-		case <-p.done:
-			return fmt.Errorf("redis-server exited: %w", p.err)
+		case <-p.Done():
+			return fmt.Errorf("redis-server exited: %w", p.Err())
 		case <-ctx.Done():
 			return fmt.Errorf("redis-server on %s did not answer in %v: %w", s.Addr, startTimeout, last)
 		case <-time.After(2 * time.Millisecond):

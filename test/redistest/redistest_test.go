@@ -67,3 +67,37 @@ func TestCluster(t *testing.T) {
 		}
 	}
 }
+
+func TestAOF(t *testing.T) {
+	t.Parallel()
+	s := Start(t, AOF()...)
+	client := s.Client()
+	if err := client.Set(t.Context(), "key", "kept", 0).Err(); err != nil {
+		t.Fatalf("writing: %v", err)
+	}
+	s.Restart()
+	if got, err := client.Get(t.Context(), "key").Result(); err != nil || got != "kept" {
+		t.Errorf("after Restart: want what was written, got %q, error %v", got, err)
+	}
+}
+
+func TestSentinel(t *testing.T) {
+	t.Parallel()
+	s := StartSentinel(t, "s3cret/@")
+	client := redis.NewFailoverClient(&redis.FailoverOptions{
+		MasterName: s.MasterName, SentinelAddrs: []string{s.Addr}, Password: "s3cret/@",
+	})
+	defer func() { _ = client.Close() }()
+	ctx, cancel := context.WithTimeout(t.Context(), startTimeout)
+	defer cancel()
+	if err := client.Set(ctx, "key", "kept", 0).Err(); err != nil {
+		t.Fatalf("writing to the master: %v", err)
+	}
+	if n, err := client.Wait(ctx, 1, startTimeout).Result(); err != nil || n != 1 {
+		t.Fatalf("waiting for the replica: %d have it, error %v", n, err)
+	}
+	s.FailOver(ctx)
+	if got, err := client.Get(ctx, "key").Result(); err != nil || got != "kept" {
+		t.Errorf("after the failover: want what was written, got %q, error %v", got, err)
+	}
+}
