@@ -67,7 +67,7 @@ func templateIsValid(task *v1alpha1.PeriodicTask) (reason, message string, refus
 	_, err := manifests.Deployment(task, manifests.Config{}, 0, "")
 	if problem, is := errors.AsType[*manifests.TemplateError](err); is {
 		return v1alpha1.ReasonInvalidTemplate,
-			fmt.Sprintf("spec.worker.template is not a pod template: %s. Correct it; fields are those of a Deployment's spec.template.", clip(problem.Error(), maxError)), true
+			fmt.Sprintf("spec.worker.template is not a pod template: %s. Correct it; fields are those of a Deployment's spec.template.", clip(problem.Error())), true
 	}
 	return "", "", false
 }

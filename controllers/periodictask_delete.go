@@ -60,7 +60,7 @@ func (r *PeriodicTaskReconciler) finish(ctx context.Context, o *taskObserved) (r
 	}
 	if err != nil {
 		r.Recorder.Eventf(o.task, nil, corev1.EventTypeWarning, eventMessagesLeft, "Delete",
-			"The broker did not answer for %v, so messages of the task may be left in queue %s: %s", patience, o.task.Spec.Task.Queue, clip(err.Error(), maxError))
+			"The broker did not answer for %v, so messages of the task may be left in queue %s: %s", patience, o.task.Spec.Task.Queue, clip(err.Error()))
 	}
 	log.FromContext(ctx).Info("deleted a PeriodicTask", "messagesRemoved", removed)
 	return reconcile.Result{}, nil

@@ -157,7 +157,7 @@ func refusedAs(verdict programming.Verdict, reason, object string, err error) (p
 	}
 	return programming.Verdict{
 		Reason:  reason,
-		Message: fmt.Sprintf("Kubernetes refuses %s that the spec makes: %s. Correct it.", object, clip(err.Error(), maxError)),
+		Message: fmt.Sprintf("Kubernetes refuses %s that the spec makes: %s. Correct it.", object, clip(err.Error())),
 	}, nil
 }
 

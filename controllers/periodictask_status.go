@@ -78,7 +78,7 @@ func (o *taskObserved) lastTask() *v1alpha1.TaskRun {
 	id, result := o.look.Last.ID, o.look.Result
 	switch {
 	case result.State != "":
-		run := &v1alpha1.TaskRun{ID: id, State: string(result.State), Error: clip(result.Error, maxError)}
+		run := &v1alpha1.TaskRun{ID: id, State: string(result.State), Error: clip(result.Error)}
 		if result.State.Done() {
 			run.FinishedAt = seconds(result.DoneAt)
 		}
@@ -143,7 +143,7 @@ func (o *taskObserved) broker() metav1.Condition {
 	default:
 		return metav1.Condition{Status: metav1.ConditionFalse, Reason: v1alpha1.ReasonBrokerUnavailable,
 			Message: fmt.Sprintf("The broker does not answer (%s). Until it does, nothing is enqueued or run: check Redis, and the Secret weir-broker in the operator's namespace.",
-				strings.TrimRight(clip(o.silence.Error(), maxError), ". \n"))}
+				strings.TrimRight(clip(o.silence.Error()), ". \n"))}
 	}
 }
 
@@ -155,12 +155,12 @@ func seconds(t time.Time) *metav1.Time {
 	return new(metav1.NewTime(t.UTC().Truncate(time.Second)))
 }
 
-// clip shortens a text to so many characters, and makes it one that Kubernetes
+// clip shortens a text to what a status shows, and makes it one that Kubernetes
 // stores.
-func clip(text string, most int) string {
+func clip(text string) string {
 	characters := []rune(strings.ToValidUTF8(text, "\uFFFD"))
-	if len(characters) > most {
-		return string(characters[:most]) + "…"
+	if len(characters) > maxError {
+		return string(characters[:maxError]) + "…"
 	}
 	return string(characters)
 }

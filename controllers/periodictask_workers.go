@@ -41,6 +41,8 @@ func (o *taskObserved) workersAvailable() metav1.Condition {
 		return no(v1alpha1.ReasonWorkersStarting, "The workers are being created.")
 	case wanted == 0 && o.task.Suspended():
 		return no(v1alpha1.ReasonSuspended, "The task is suspended and its queue is worked off: no worker is left. Set spec.suspend to false to go on.")
+	case wanted == 0 && o.replicas() > 0: // resumed, and the Deployment has not heard
+		return no(v1alpha1.ReasonWorkersStarting, "The workers are being created.")
 	case wanted == 0:
 		return no(v1alpha1.ReasonWorkersUnavailable, fmt.Sprintf("spec.worker.replicas is 0: nothing takes from queue %s.", queue))
 	}
@@ -58,7 +60,7 @@ func (o *taskObserved) workersAvailable() metav1.Condition {
 func (o *taskObserved) workerTrouble() string {
 	for _, condition := range o.deployment.Status.Conditions {
 		if condition.Type == appsv1.DeploymentReplicaFailure && condition.Status == corev1.ConditionTrue {
-			return "Pods are refused: " + clip(condition.Message, maxError)
+			return "Pods are refused: " + clip(condition.Message)
 		}
 	}
 	for _, pod := range o.workers {
@@ -77,7 +79,7 @@ func (o *taskObserved) workerTrouble() string {
 func podTrouble(pod *corev1.Pod) string {
 	for _, condition := range pod.Status.Conditions {
 		if condition.Type == corev1.PodScheduled && condition.Status == corev1.ConditionFalse && condition.Reason == corev1.PodReasonUnschedulable {
-			return "Unschedulable: " + clip(condition.Message, maxError)
+			return "Unschedulable: " + clip(condition.Message)
 		}
 	}
 	for _, statuses := range [][]corev1.ContainerStatus{pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses} {
@@ -100,7 +102,7 @@ func containerTrouble(pod string, status *corev1.ContainerStatus) string {
 		return fmt.Sprintf("ImagePullBackOff: image %q of container %s cannot be pulled. Check its name, and the right to pull it.", status.Image, status.Name)
 	case "", "ContainerCreating", "PodInitializing", "CrashLoopBackOff":
 	default: // ErrImageNeverPull, InvalidImageName, CreateContainerConfigError …
-		return fmt.Sprintf("%s: container %s: %s", waiting, status.Name, clip(status.State.Waiting.Message, maxError))
+		return fmt.Sprintf("%s: container %s: %s", waiting, status.Name, clip(status.State.Waiting.Message))
 	}
 	// Between two attempts a container runs, or waits in CrashLoopBackOff.
 	ended := status.LastTerminationState.Terminated

@@ -156,7 +156,7 @@ type TaskSpec struct {
 	// +kubebuilder:validation:MaxLength=32
 	// +kubebuilder:validation:Pattern=`^([0-9]+(h|m|s))+$`
 	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('1s') && duration(self) <= duration('744h')",message="resultTTL must be from 1s to 744h (31 days)"
-	ResultTTL metav1.Duration `json:"resultTTL,omitzero"`
+	ResultTTL metav1.Duration `json:"resultTTL,omitempty,omitzero"`
 }
 
 // RetrySpec says how often and when a failed run runs again: after
@@ -177,7 +177,7 @@ type RetrySpec struct {
 	// +kubebuilder:validation:MaxLength=32
 	// +kubebuilder:validation:Pattern=`^([0-9]+(h|m|s))+$`
 	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('1s') && duration(self) <= duration('24h')",message="initialBackoff must be from 1s to 24h"
-	InitialBackoff metav1.Duration `json:"initialBackoff,omitzero"`
+	InitialBackoff metav1.Duration `json:"initialBackoff,omitempty,omitzero"`
 
 	// maxBackoff before any retry, 1s to 24h.
 	// +optional
@@ -186,7 +186,7 @@ type RetrySpec struct {
 	// +kubebuilder:validation:MaxLength=32
 	// +kubebuilder:validation:Pattern=`^([0-9]+(h|m|s))+$`
 	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('1s') && duration(self) <= duration('24h')",message="maxBackoff must be from 1s to 24h"
-	MaxBackoff metav1.Duration `json:"maxBackoff,omitzero"`
+	MaxBackoff metav1.Duration `json:"maxBackoff,omitempty,omitzero"`
 }
 
 // WorkerSpec is the workers of a task's queue.

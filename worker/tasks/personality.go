@@ -120,7 +120,7 @@ func (b *builtin) readSettled(ctx context.Context, profile string) (state settle
 	if err != nil {
 		return start, false, readError(profile, "HASH", err)
 	}
-	if json.Unmarshal([]byte(value), &state) != nil || !state.valid() {
+	if readable := json.Unmarshal([]byte(value), &state) == nil; !readable || !state.valid() {
 		return start, true, nil
 	}
 	return state, false, nil

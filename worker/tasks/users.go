@@ -78,7 +78,7 @@ func (b *builtin) forEachUser(ctx context.Context, call *runner.Call, pattern st
 		return nil
 	}
 	err := eachUser(ctx, b.redis, pattern, prefixes, func(user string) error {
-		if checkUserID(user) != nil {
+		if valid := checkUserID(user) == nil; !valid {
 			result.SkippedUsers++
 			return nil
 		}
