@@ -62,8 +62,14 @@ func IsRefusal(err error) bool {
 	if !is {
 		return false
 	}
+	text := said.Error()
+	for _, passing := range []string{"max number of clients", "-OOM ", "-READONLY ", "-MISCONF ", "-NOREPLICAS ", "-MASTERDOWN "} {
+		if strings.Contains(text, passing) {
+			return false // a script's error begins with ERR before Redis 7
+		}
+	}
 	for _, prefix := range []string{"WRONGTYPE", "ERR", "NOPERM"} {
-		if strings.HasPrefix(said.Error(), prefix) {
+		if strings.HasPrefix(text, prefix) {
 			return true
 		}
 	}

@@ -10,8 +10,8 @@ import (
 	"github.com/google/uuid"
 )
 
-// onceTTL is how long it is remembered what a call has enqueued: longer than it
-// is retried or redelivered.
+// onceTTL is how long it is remembered what a call or a Job has enqueued: longer
+// than it is retried or redelivered.
 const onceTTL = 24 * time.Hour
 
 // enqueueBatch bounds one script's run.

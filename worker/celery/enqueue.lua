@@ -7,11 +7,16 @@
 local count = 0
 for call = 1, (#KEYS - 1) / 2 do
   local i = 4 * call - 2
-  if redis.call('SADD', KEYS[1], ARGV[i]) == 1 then
+  if redis.call('SISMEMBER', KEYS[1], ARGV[i]) == 0 then
+    -- Remembered after it is there: what fails here is tried again.
+    redis.call('LPUSH', KEYS[2 * call], ARGV[i + 1])
+    redis.call('SADD', KEYS[1], ARGV[i])
+    if count == 0 then
+      redis.call('PEXPIRE', KEYS[1], ARGV[1])
+    end
     if ARGV[i + 2] ~= '' then
       redis.call('SET', KEYS[2 * call + 1], ARGV[i + 2], 'PX', ARGV[i + 3])
     end
-    redis.call('LPUSH', KEYS[2 * call], ARGV[i + 1])
     count = count + 1
   end
 end

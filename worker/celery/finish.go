@@ -108,7 +108,7 @@ func (c *Consumer) Finish(ctx context.Context, endings []Ending) (lost int, err 
 func (c *Consumer) Started(ctx context.Context, deliveries []*Delivery, value any, now time.Time, resultTTL func(*Delivery) time.Duration) error {
 	var args []any
 	for _, d := range deliveries {
-		if d.IgnoreResult {
+		if d.Message == nil || d.IgnoreResult {
 			continue
 		}
 		outcome := Outcome{State: Started, Value: encoded(value)}

@@ -9,6 +9,9 @@
 -- Returns how many were held by nobody any more: somebody put those back
 -- meanwhile, so they are not put anywhere again.
 local lost, tags, done = 0, {}, {}
+-- A script that has written may go on when Redis has no memory left. This writes
+-- nothing, and lets acknowledgements through, which free some.
+redis.call('HDEL', KEYS[1], '')
 for i = 1, #ARGV, 9 do
   local tag, where = ARGV[i], ARGV[i + 4]
   local held = true
@@ -16,7 +19,9 @@ for i = 1, #ARGV, 9 do
   if where == 'done' then
     done[#done + 1] = tag
   else
-    held = redis.call('HDEL', KEYS[1], tag) == 1
+    -- First where it goes, then out of unacked: a list of another type fails the
+    -- script, and must not lose the message.
+    held = redis.call('HEXISTS', KEYS[1], tag) == 1
     if not held then
       lost = lost + 1
     elseif where == 'queue' then
@@ -30,6 +35,7 @@ for i = 1, #ARGV, 9 do
       redis.call('LPUSH', ARGV[i + 5], ARGV[i + 6])
       redis.call('LTRIM', ARGV[i + 5], 0, tonumber(ARGV[i + 7]) - 1)
     end
+    redis.call('HDEL', KEYS[1], tag)
   end
   if held and ARGV[i + 1] ~= '' then
     redis.call('SET', ARGV[i + 1], ARGV[i + 2], 'PX', ARGV[i + 3])

@@ -13,9 +13,6 @@ const separator = "\x06\x16"
 // prioritySteps are kombu's: the lists of a queue, first to last.
 var prioritySteps = [...]int{0, 3, 6, 9}
 
-// maxPriority of a message.
-const maxPriority = 9
-
 // keys of one broker, behind Celery's global_keyprefix.
 type keys struct{ prefix string }
 
@@ -84,12 +81,19 @@ func (b *Broker) channel(exchange, routingKey string) string {
 // CheckQueue says what is wrong with a queue's name.
 func CheckQueue(queue string) error {
 	switch {
-	case queue == "":
-		return errors.New("a queue has no name")
 	case len(queue) > 200:
 		return fmt.Errorf("the queue's name has %d bytes, at most 200 are allowed", len(queue))
 	case strings.ContainsFunc(queue, func(r rune) bool { return r < ' ' || r == '*' || r == ',' || r == ' ' }):
 		return fmt.Errorf("the queue's name %q holds a control character, a space, a comma or an asterisk", queue)
+	}
+	return checkList(queue)
+}
+
+// checkList is for queues of others too, whose names Celery lets be anything.
+func checkList(queue string) error {
+	switch {
+	case queue == "":
+		return errors.New("a queue has no name")
 	case queue == "unacked", queue == "unacked_index", queue == "unacked_mutex",
 		strings.HasPrefix(queue, "weir."), strings.HasPrefix(queue, "_kombu."), strings.HasPrefix(queue, "celery-task-meta-"):
 		return fmt.Errorf("the queue's name %q is a key of Celery's own or of Weir's: choose another", queue)

@@ -2,6 +2,7 @@ package celery
 
 import (
 	"context"
+	"errors"
 	"strconv"
 	"strings"
 	"time"
@@ -61,6 +62,9 @@ func (b *Broker) Look(ctx context.Context, periodicTask, queue string) (Look, er
 	}
 	var err error
 	look.Result, err = b.ReadResult(ctx, look.Last.ID)
+	if _, away := errors.AsType[*brokerError](err); err != nil && !away {
+		look.Result.Error, err = err.Error(), nil // pickle, say: no reason to see nothing at all
+	}
 	return look, err
 }
 

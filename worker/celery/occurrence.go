@@ -67,7 +67,7 @@ func (b *Broker) EnqueueOccurrence(ctx context.Context, call Signature, job stri
 	pending := Outcome{State: Pending}.encode(call.ID, "", nil, now)
 	reply, err := occurrenceScript.Run(ctx, b.client, keys,
 		call.ID, job, message, pending, ttl.Milliseconds(), string(policy), periodicTTL.Milliseconds(),
-		b.keys.result(""), unfinishedFor(&call, now, ttl).Milliseconds()).StringSlice()
+		b.keys.result(""), unfinishedFor(&call, now, ttl).Milliseconds(), onceTTL.Milliseconds()).StringSlice()
 	if err != nil {
 		return "", "", b.explain("enqueuing the occurrence "+call.ID, err)
 	}

@@ -19,14 +19,23 @@ return held`)
 // purgePage is how many messages are read at a time.
 const purgePage = 500
 
+// purgePasses over a list that still gave something, at most.
+const purgePasses = 5
+
 // Purge removes the messages that go back to a PeriodicTask from its queue,
 // from unacked and from the dead letters, and what is remembered of it.
 func (b *Broker) Purge(ctx context.Context, periodicTask, queue string) (removed int, err error) {
 	for _, list := range b.keys.lists(queue) {
-		n, err := b.purgeList(ctx, list, func(text string) bool { return goesBackTo(text, periodicTask) })
-		removed += n
-		if err != nil {
-			return removed, err
+		// Others may take from the list meanwhile, and shift it: look once more.
+		for range purgePasses {
+			n, err := b.purgeList(ctx, list, func(text string) bool { return goesBackTo(text, periodicTask) })
+			removed += n
+			if err != nil {
+				return removed, err
+			}
+			if n == 0 {
+				break
+			}
 		}
 	}
 	n, err := b.purgeList(ctx, b.keys.dead(queue), func(text string) bool {

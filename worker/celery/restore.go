@@ -43,26 +43,33 @@ func (c *Consumer) Restore(ctx context.Context, maxCrashes int) (Restored, error
 			return total, c.b.explain("looking for messages to put back", err)
 		}
 		var args []any
+		var counts []*int // of what each is
 		for _, item := range found {
 			fields := item.([]any)
 			raw, queue, err := c.b.readEntry(ctx, fields[1].(string))
 			one := restored{}
-			if _, away := errors.AsType[*brokerError](err); away {
+			if _, away := errors.AsType[*brokerError](err); away && !IsRefusal(err) {
 				return total, err
 			}
 			if err != nil {
-				total.Dead++
 				one = c.letter(c.o.Queues[0], DeadLetter{Reason: "unreadable", Error: err.Error(), Message: fields[1].(string)})
+				counts = append(counts, &total.Dead)
 			} else {
-				one = c.restoreOne(fields[0].(string), raw, queue, fields[3].(int64) == 1, maxCrashes, &total)
+				var count *int
+				one, count = c.restoreOne(fields[0].(string), raw, queue, fields[3].(int64) == 1, maxCrashes, &total)
+				counts = append(counts, count)
 			}
 			args = append(args, fields[0], fields[2], one.list, one.put, one.kept, one.resultKey, one.result, one.ttl.Milliseconds())
 		}
 		if len(args) == 0 {
 			return total, nil
 		}
-		if err := restoreScript.Run(ctx, c.b.client, keys, args...).Err(); err != nil {
+		put, err := restoreScript.Run(ctx, c.b.client, keys, args...).Int64Slice()
+		if err != nil {
 			return total, c.b.explain("putting messages back", err)
+		}
+		for i, n := range put {
+			*counts[i] += int(n)
 		}
 		if len(found) < restoreBatch {
 			return total, nil
@@ -78,20 +85,25 @@ type restored struct {
 	ttl       time.Duration
 }
 
-// restoreOne decides where an entry goes.
-func (c *Consumer) restoreOne(tag, raw, queue string, died bool, maxCrashes int, total *Restored) restored {
+// restoreOne decides where an entry goes, and which of the counts it is for.
+func (c *Consumer) restoreOne(tag, raw, queue string, died bool, maxCrashes int, total *Restored) (restored, *int) {
 	m, err := Decode(raw)
+	if m == nil && !isOurs(tag) && strings.HasPrefix(raw, "{") {
+		// Somebody else's kind of message, for those who take from that queue.
+		to := restored{list: c.b.keys.list(queue, 0), put: raw}
+		if revised, err := redelivered(raw, false); err == nil {
+			to.put = revised
+		}
+		return to, &total.Overdue
+	}
 	if m == nil {
-		total.Dead++
-		return c.letter(queue, DeadLetter{Reason: "unreadable", Error: err.Error(), Message: raw})
+		return c.letter(queue, DeadLetter{Reason: "unreadable", Error: err.Error(), Message: raw}), &total.Dead
 	}
 	to := restored{list: c.b.keys.list(queue, m.Priority), put: raw}
 	if strings.HasPrefix(tag, parkedPrefix) {
-		total.Due++
-		return to
+		return to, &total.Due
 	}
 	if died && m.Crashes+1 >= maxCrashes {
-		total.Dead++
 		err := fmt.Errorf("%d workers in a row ended while they ran it: out of memory, or killed", m.Crashes+1)
 		to = c.letter(queue, DeadLetter{ID: m.ID, Task: m.Task, Reason: "crashed", Message: raw, Error: err.Error()})
 		if !m.IgnoreResult {
@@ -99,13 +111,12 @@ func (c *Consumer) restoreOne(tag, raw, queue string, died bool, maxCrashes int,
 			to.resultKey, to.result = c.b.keys.result(m.ID), o.encode(m.ID, m.ParentID, nil, time.Now())
 			to.ttl = cmp.Or(m.ResultTTL, DefaultResultTTL)
 		}
-		return to
+		return to, &total.Dead
 	}
-	total.Overdue++
 	if revised, err := redelivered(raw, died); err == nil {
 		to.put = revised
 	}
-	return to
+	return to, &total.Overdue
 }
 
 func (c *Consumer) letter(queue string, letter DeadLetter) restored {
@@ -138,7 +149,7 @@ func (b *Broker) readEntry(ctx context.Context, text string) (raw, queue string,
 			queue = bound
 		}
 	}
-	return string(parts[0]), queue, CheckQueue(queue)
+	return string(parts[0]), queue, checkList(queue)
 }
 
 // boundQueue is the queue that an application has bound to an exchange by a

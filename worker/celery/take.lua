@@ -7,10 +7,18 @@
 local max = tonumber(ARGV[1])
 local time = redis.call('TIME')
 local now = time[1] .. '.' .. string.format('%06d', time[2])
-local anyRevoked = redis.call('EXISTS', KEYS[4]) == 1
-local out, entries, scores = {}, {}, {}
+-- What Redis has carried out stays when a script fails: keys of another type must
+-- do so before anything is taken, and a list of another type keeps no other back.
+redis.call('HLEN', KEYS[1])
+redis.call('ZCARD', KEYS[2])
+redis.call('ZCARD', KEYS[3])
+local anyRevoked = redis.call('ZCARD', KEYS[4]) > 0
+local out, entries, scores, refused = {}, {}, {}, nil
 for list = 1, #KEYS - 4 do
-  local messages = #out < max and redis.call('RPOP', KEYS[4 + list], max - #out)
+  local messages = #out < max and redis.pcall('RPOP', KEYS[4 + list], max - #out)
+  if messages and messages.err then
+    refused, messages = messages, nil
+  end
   -- A client that got no reply sends the same call again: with the time in them,
   -- its tags do not replace those of messages that were taken already.
   local prefix = ARGV[2 * list] .. now .. '.'
@@ -36,5 +44,7 @@ if #out > 0 then
   redis.call('HSET', KEYS[1], unpack(entries))
   redis.call('ZADD', KEYS[2], unpack(scores))
   redis.call('ZADD', KEYS[3], unpack(scores))
+elseif refused then
+  return refused
 end
 return out

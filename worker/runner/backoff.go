@@ -18,6 +18,9 @@ func delay(policy celery.RetryPolicy, retries int, err error) time.Duration {
 	}
 	longest := policy.InitialBackoff
 	for range retries {
+		if longest <= 0 {
+			break // retries are the message's word, and can be any number
+		}
 		if longest *= 2; longest >= policy.MaxBackoff {
 			break
 		}

@@ -14,6 +14,8 @@ const (
 	// restoreInterval is how often due and abandoned messages are looked for;
 	// a call with an eta starts this much late at most.
 	restoreInterval = time.Second
+	// afterOutage is how long every worker has to send heartbeats again.
+	afterOutage = 3 * time.Second
 	// announceAfter is how long a call runs before its result says STARTED: most
 	// have ended by then, and cost one write less.
 	announceAfter = 100 * time.Millisecond
@@ -35,26 +37,33 @@ func every(ctx context.Context, interval time.Duration, f func()) {
 
 // refresh is the heartbeat of everything that is not acknowledged.
 func (r *Runner) refresh(ctx context.Context) {
-	every(ctx, r.c.Lease/3, func() {
-		var tags []string
-		for _, one := range r.snapshot() {
-			tags = append(tags, one.Tag)
-		}
-		for len(tags) > 0 {
-			batch := tags[:min(len(tags), 1000)]
-			tags = tags[len(batch):]
-			lost, err := r.consumer.Refresh(ctx, batch)
-			r.broker.heard(err)
-			if len(lost) > 0 && err == nil {
-				r.c.Logger.Debug("others hold what runs here, or it has just ended", "tags", len(lost))
-			}
-		}
-	})
+	every(ctx, r.c.Lease/3, func() { r.refreshAll(ctx) })
 }
 
-// restore puts back what is due, and what dead workers held.
+func (r *Runner) refreshAll(ctx context.Context) {
+	var tags []string
+	for _, one := range r.snapshot() {
+		tags = append(tags, one.Tag)
+	}
+	for len(tags) > 0 {
+		batch := tags[:min(len(tags), 1000)]
+		tags = tags[len(batch):]
+		lost, err := r.consumer.Refresh(ctx, batch)
+		r.broker.heard(err)
+		if len(lost) > 0 && err == nil {
+			r.c.Logger.Debug("others hold what runs here, or it has just ended", "tags", len(lost))
+		}
+	}
+}
+
+// restore puts back what is due, and what dead workers held. When Redis was away
+// nobody could send heartbeats: then all send theirs first.
 func (r *Runner) restore(ctx context.Context) {
 	every(ctx, restoreInterval, func() {
+		if !r.broker.steady() {
+			r.refreshAll(ctx)
+			return
+		}
 		restored, err := r.consumer.Restore(ctx, r.c.MaxCrashes)
 		r.broker.heard(err)
 		r.metrics.restored(restored)
@@ -89,12 +98,16 @@ type health struct {
 	// asked is true after the first answer; failing is since when it does not.
 	asked   bool
 	failing time.Time
+	back    time.Time // when it answered again
+	refused time.Time // when a refusal was logged last
 	pause   time.Duration
 }
 
 const (
 	shortestPause = 50 * time.Millisecond
 	longestPause  = 2 * time.Second
+	// complaintInterval is how often a refusal is logged, at most.
+	complaintInterval = 10 * time.Second
 )
 
 // heard takes the error of an exchange, nil for none.
@@ -107,6 +120,7 @@ func (h *health) heard(err error) {
 	switch {
 	case err == nil || celery.IsRefusal(err):
 		if !h.failing.IsZero() {
+			h.back = time.Now()
 			h.logger.Info("Redis answers again", "after", time.Since(h.failing).Round(time.Millisecond).String())
 		}
 		h.asked, h.failing, h.pause = true, time.Time{}, 0
@@ -114,9 +128,17 @@ func (h *health) heard(err error) {
 		h.failing = time.Now()
 		h.logger.Warn("Redis does not answer; calls that run go on, and what ends is kept until it does", "error", err.Error())
 	}
-	if err != nil && celery.IsRefusal(err) {
+	if err != nil && celery.IsRefusal(err) && time.Since(h.refused) >= complaintInterval {
+		h.refused = time.Now()
 		h.logger.Error("Redis refuses what it was asked", "error", err.Error())
 	}
+}
+
+// steady says whether the broker has answered for a while.
+func (h *health) steady() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.failing.IsZero() && time.Since(h.back) >= afterOutage
 }
 
 func (h *health) up() bool {

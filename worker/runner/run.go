@@ -57,6 +57,7 @@ func (r *Runner) start(ctx context.Context, d *celery.Delivery) {
 	handler, known := r.handler(d)
 	if ending, why := r.unfit(d, known, now); why != "" {
 		cancel(nil)
+		one.settled.Store(true)
 		r.end(one, ending, why)
 		return
 	}
@@ -111,17 +112,17 @@ func (r *Runner) unfit(d *celery.Delivery, known bool, now time.Time) (ending ce
 		return revoked("expired"), "expired"
 	case d.ETA.After(now):
 		return r.consumer.Park(d, d.ETA), "parked"
-	case d.Workflow != "":
-		return dead(fmt.Errorf("the call has %s, which Weir's workers do not carry out: let a Celery worker run it, on a queue of its own", d.Workflow),
-			"NotImplementedError", "", "unsupported")
-	case known:
-		return ending, ""
-	case d.Passes < maxPasses:
+	case !known && d.Passes < maxPasses:
 		passed, err := r.consumer.Pass(d, now.Add(time.Second<<d.Passes))
 		if err != nil {
 			return dead(err, "DecodeError", "kombu.exceptions", "unreadable")
 		}
 		return passed, "passed"
+	case d.Workflow != "":
+		return dead(fmt.Errorf("the call has %s, which Weir's workers do not carry out: let a Celery worker run it, on a queue of its own", d.Workflow),
+			"NotImplementedError", "", "unsupported")
+	case known:
+		return ending, ""
 	default:
 		return dead(fmt.Errorf("no worker of queue %s knows the task %.200q", d.Queue, d.Task), "NotRegistered", "celery.exceptions", "unknown")
 	}
