@@ -65,7 +65,7 @@ test-unit: ## Units and properties, with the race detector and a real Redis
 
 .PHONY: test-interop
 test-interop: ## Our workers beside real Celery ones, and under faults
-	@hack/packages.sh test
+	@hack/packages.sh test interop
 	go test -race -count=1 -timeout=15m ./test/interop/...
 
 .PHONY: test-integration
@@ -79,7 +79,7 @@ test-e2e: images $(BIN)/images/e2e-app.tar ## Real pods in a real cluster, taken
 
 .PHONY: bench
 bench: ## Measure beside others, in one run: PART=tasks (JSON=1: for machines)
-	@hack/packages.sh test
+	@hack/packages.sh test interop
 	@JSON=$(JSON) go run ./test/bench $(or $(PART),tasks)
 
 .PHONY: verify

@@ -86,6 +86,11 @@ func (s *taskScene) awaited(at time.Time) *taskScene {
 }
 
 // settled gives the task the status that was decided.
+func (s *taskScene) wanting(replicas int32) *taskScene {
+	s.task.Spec.Worker.Replicas = &replicas
+	return s
+}
+
 func (s *taskScene) settled() *taskScene { s.task.Status = decideTask(&s.taskObserved); return s }
 
 func waiting(reason string) corev1.ContainerStatus {
@@ -119,7 +124,8 @@ func TestDecideTaskConditions(t *testing.T) {
 		},
 		{"suspended with work left", makeTaskScene().suspended(), "True WorkersAvailable", "True Ready", "The schedule is suspended. 2 of 2 workers are ready."},
 		{"suspended and worked off", makeTaskScene().suspended().workers(0, 0), "False Suspended", "False Suspended", "no worker is left"},
-		{"no workers are wanted", makeTaskScene().workers(0, 0), "False WorkersUnavailable", "False WorkersUnavailable", "spec.worker.replicas is 0"},
+		{"no workers are wanted", makeTaskScene().wanting(0).workers(0, 0), "False WorkersUnavailable", "False WorkersUnavailable", "spec.worker.replicas is 0"},
+		{"resumed a moment ago", makeTaskScene().workers(0, 0), "False WorkersStarting", "False WorkersStarting", "being created"},
 		{"an image that is not there", makeTaskScene().workers(0, 2).container(waiting("ErrImagePull")), "False WorkersUnavailable", "False WorkersUnavailable", `Pod w-1: ImagePullBackOff: image "img"`},
 		{"a new image that is not there, while the old works", makeTaskScene().container(waiting("ImagePullBackOff")), "False WorkersUnavailable", "False WorkersUnavailable", `2 of 2 workers are ready. Pod w-1: ImagePullBackOff: image "img"`},
 		{"a Secret that is not there", makeTaskScene().workers(0, 2).container(waiting("CreateContainerConfigError")), "False WorkersUnavailable", "False WorkersUnavailable", "CreateContainerConfigError: container worker: because."},

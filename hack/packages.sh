@@ -1,17 +1,15 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that are missing, where apt and root are there;
 # else names them and fails.
-# usage: packages.sh [test] [cluster]   test: for units and API-server suites; cluster: for make cluster
+# usage: packages.sh [test] [cluster] [interop]   test: for units and API-server suites; cluster: for make cluster;
+#   interop: for suites with real Celery workers
 set -euo pipefail
 PATH=$PATH:/usr/sbin:/sbin
 
 # what a package brings, and the package
 test="redis-server redis-server
 gcc gcc
-/usr/include/stdlib.h libc6-dev
-/usr/lib/python3/dist-packages/celery python3-celery
-/usr/lib/python3/dist-packages/redis python3-redis
-/usr/lib/python3/dist-packages/yaml python3-yaml"
+/usr/include/stdlib.h libc6-dev"
 cluster="containerd containerd
 runc runc
 nft nftables
@@ -20,6 +18,9 @@ sysctl procps
 openssl openssl
 redis-server redis-server
 /usr/lib/cni/bridge containernetworking-plugins"
+interop="/usr/lib/python3/dist-packages/celery python3-celery
+/usr/lib/python3/dist-packages/redis python3-redis
+/usr/lib/python3/dist-packages/yaml python3-yaml"
 
 missing=()
 for list in "$@"; do

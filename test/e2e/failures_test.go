@@ -5,10 +5,13 @@ import (
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/weir-dev/weir/api/v1alpha1"
+	"github.com/weir-dev/weir/worker/celery"
 )
 
 // storeTimeout is the operator's default --store-timeout.
@@ -90,3 +93,50 @@ var _ = Describe("Limits", Serial, func() {
 		Expect(restarts(allowing) + restarts(denying)).To(BeZero())
 	})
 })
+
+var _ = Describe("A PeriodicTask", Serial, func() {
+	It("says that Redis is away, and goes on by itself when it is back", func() {
+		namespace := makeNamespace(nil)
+		task := makeTask("task").workedBy(1, 1).create(namespace)
+		waitWorkers(task, 1)
+		before := runNow(task, "before")
+		waitRun(task, before, celery.Success)
+		worker := theWorker(task)
+
+		By("ending Redis")
+		DeferCleanup(func() { scale("weir-redis", 1) })
+		scale("weir-redis", 0)
+		By("waiting until the operator notices")
+		waitTask(task, haveCondition(v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonBrokerUnavailable))
+		Expect(task.Status.LastTask.ID).To(Equal(before), "what is known is not forgotten")
+		waitEvent(task, v1alpha1.ReasonBrokerUnavailable)
+		By("waiting until the workers notice")
+		waitTask(task, func(g Gomega, status *v1alpha1.PeriodicTaskStatus) { g.Expect(status.Workers).To(Equal("0/1")) })
+
+		By("enqueuing in vain")
+		during := runNow(task, "during")
+		job := &batchv1.Job{}
+		Eventually(func(g Gomega) {
+			g.Expect(cluster.Get(ctx, client.ObjectKey{Namespace: namespace, Name: "during"}, job)).To(Succeed())
+			g.Expect(job.Status.Failed).To(BeNumerically(">=", 1))
+		}).Should(Succeed())
+
+		By("starting Redis again")
+		scale("weir-redis", 1)
+		waitRun(task, during, celery.Success)
+		waitWorkers(task, 1)
+		after := theWorker(task)
+		Expect(after.UID).To(Equal(worker.UID))
+		for _, status := range append(after.Status.InitContainerStatuses, after.Status.ContainerStatuses...) {
+			Expect(status.RestartCount).To(BeZero(), status.Name)
+		}
+	})
+})
+
+// theWorker is the only one of a task.
+func theWorker(task *v1alpha1.PeriodicTask) *corev1.Pod {
+	GinkgoHelper()
+	workers, _ := podsOf(task)
+	Expect(workers).To(HaveLen(1))
+	return &workers[0]
+}

@@ -17,6 +17,7 @@ import (
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/config"
+	logf "sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/weir-dev/weir/api/v1alpha1"
 )
@@ -48,6 +49,7 @@ func TestE2E(t *testing.T) {
 }
 
 var _ = BeforeSuite(func() {
+	logf.SetLogger(GinkgoLogr)
 	restConfig, err := config.GetConfig()
 	Expect(err).NotTo(HaveOccurred(), "KUBECONFIG must name a cluster: see `make cluster`")
 	scheme := runtime.NewScheme()
@@ -65,7 +67,7 @@ var _ = JustAfterEach(func() {
 		return
 	}
 	for _, arguments := range [][]string{
-		{"get", "rlpol,pods", "-A", "-o", "wide"},
+		{"get", "rlpol,ptask,cronjobs,jobs,pods", "-A", "-o", "wide"},
 		{"get", "events", "-A", "--sort-by=.lastTimestamp"},
 		{"-n", systemNamespace, "logs", "-l", "app.kubernetes.io/name=weir-operator", "--tail=60", "--prefix"},
 	} {
@@ -77,9 +79,16 @@ var _ = JustAfterEach(func() {
 		return
 	}
 	for i := range pods.Items {
-		if hasSidecar(&pods.Items[i]) {
-			output, err := tryKubectl("-n", pods.Items[i].Namespace, "logs", pods.Items[i].Name, "-c", v1alpha1.SidecarContainer, "--tail=40")
-			AddReportEntry("sidecar of "+pods.Items[i].Name, output+errorText(err))
+		pod := &pods.Items[i]
+		logs := func(of, container string) {
+			output, err := tryKubectl("-n", pod.Namespace, "logs", pod.Name, "-c", container, "--tail=40")
+			AddReportEntry(of+" "+pod.Name, output+errorText(err))
+		}
+		if hasSidecar(pod) {
+			logs("sidecar of", v1alpha1.SidecarContainer)
+		}
+		if pod.Labels[v1alpha1.LabelPeriodicTask] != "" {
+			logs("PeriodicTask's pod", pod.Spec.Containers[0].Name)
 		}
 	}
 })

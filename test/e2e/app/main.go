@@ -2,7 +2,7 @@
 // says what reached it, and a client that counts what it got. It knows nothing
 // of Weir.
 //
-//	app serve [-port 8080]        answers requests; /die stops answering
+//	app serve [-port 8080]        answers requests; /die stops answering; a small model at /v1
 //	app call  [-n 1] ... URL      sends requests and prints what came back as JSON
 //	app idle                      waits for the end of its pod
 //	app kill NAME                 kills the process whose command has NAME in it

@@ -43,6 +43,7 @@ func serve(arguments []string) error {
 		w.WriteHeader(http.StatusAccepted)
 		go func() { _ = server.Shutdown(context.Background()) }() // this answer is the last
 	})
+	(&model{}).handle(mux)
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("X-Answered-By", pod)
 		w.Header().Set("Content-Type", "application/json")
