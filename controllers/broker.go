@@ -109,6 +109,9 @@ func (b *Broker) current() (*celery.Broker, error) {
 }
 
 func (b *Broker) heard(err error) {
+	if celery.IsRefusal(err) {
+		err = nil // it does answer, and what it refuses is one task's affair
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.silence = err

@@ -8,8 +8,13 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/go-logr/logr"
 	"github.com/go-logr/logr/funcr"
 	clocktesting "k8s.io/utils/clock/testing"
+
+	"github.com/weir-dev/weir/api/v1alpha1"
+	"github.com/weir-dev/weir/test/redistest"
+	"github.com/weir-dev/weir/worker/celery"
 )
 
 func TestBrokerFollowsTheFiles(t *testing.T) {
@@ -47,5 +52,31 @@ func TestBrokerFollowsTheFiles(t *testing.T) {
 	}
 	if lines := strings.Count(log.String(), "\n"); lines != 1 || strings.Contains(log.String(), "secret") {
 		t.Errorf("want one line about the URL that is none, without the password; got %s", log.String())
+	}
+}
+
+// One task's queue must not silence the broker for all others, nor show them
+// its name.
+func TestBrokerKeepsARefusalToItsTask(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	file := filepath.Join(t.TempDir(), "url")
+	if err := os.WriteFile(file, []byte(server.URL()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	broker := &Broker{Files: []BrokerFiles{{URL: file}}, Clock: clocktesting.NewFakePassiveClock(epoch), Logger: logr.Discard()}
+	task := func(queue string) *v1alpha1.PeriodicTask {
+		return &v1alpha1.PeriodicTask{Spec: v1alpha1.PeriodicTaskSpec{Task: v1alpha1.TaskSpec{Queue: queue}}}
+	}
+	server.Client().HSet(t.Context(), "personality:profile:u", "a", "hash")
+	_, err := broker.Look(t.Context(), task("personality:profile:u"))
+	if !celery.IsRefusal(err) {
+		t.Errorf("looking at a queue that is a hash: %v, want a refusal", err)
+	}
+	if _, err := broker.Look(t.Context(), task("q")); err != nil {
+		t.Errorf("another task is told: %v", err)
+	}
+	if _, err := broker.Purge(t.Context(), task("q")); err != nil {
+		t.Errorf("another task's deletion is told: %v", err)
 	}
 }

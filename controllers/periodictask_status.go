@@ -75,18 +75,18 @@ func (o *taskObserved) lastTask() *v1alpha1.TaskRun {
 	if o.look == nil || o.look.Last.ID == "" {
 		return before
 	}
-	id, result := o.look.Last.ID, o.look.Result
+	last, result := o.look.Last, o.look.Result
 	switch {
 	case result.State != "":
-		run := &v1alpha1.TaskRun{ID: id, State: string(result.State), Error: clip(result.Error)}
+		run := &v1alpha1.TaskRun{ID: last.ID, Job: last.Job, EnqueuedAt: seconds(last.At), State: string(result.State), Error: clip(result.Error)}
 		if result.State.Done() {
 			run.FinishedAt = seconds(result.DoneAt)
 		}
 		return run
-	case before != nil && before.ID == id:
+	case before != nil && before.ID == last.ID:
 		return before
 	default:
-		return &v1alpha1.TaskRun{ID: id, State: string(celery.Pending)}
+		return &v1alpha1.TaskRun{ID: last.ID, Job: last.Job, EnqueuedAt: seconds(last.At), State: string(celery.Pending)}
 	}
 }
 
@@ -138,6 +138,10 @@ func (o *taskObserved) broker() metav1.Condition {
 	case errors.Is(o.silence, errNoBroker):
 		return metav1.Condition{Status: metav1.ConditionFalse, Reason: v1alpha1.ReasonNoBroker,
 			Message: "The operator has no broker: create the Secret weir-broker in its namespace, with a key url like redis://host:6379/0 (and ca.crt for an authority of your own)."}
+	case celery.IsRefusal(o.silence):
+		return metav1.Condition{Status: metav1.ConditionFalse, Reason: v1alpha1.ReasonInvalidQueue,
+			Message: fmt.Sprintf("Redis refuses to use queue %s (%s). If a key of that name has another type, delete the key, or give the task another queue.",
+				o.task.Spec.Task.Queue, strings.TrimRight(clip(o.silence.Error()), ". \n"))}
 	case before != nil && before.Reason == v1alpha1.ReasonBrokerUnavailable:
 		return *before
 	default:

@@ -41,7 +41,7 @@ func makeTaskScene() *taskScene {
 func (s *taskScene) workers(ready, wanted int32) *taskScene {
 	s.deployment = &appsv1.Deployment{}
 	s.deployment.Spec.Replicas = new(wanted)
-	s.deployment.Status.ReadyReplicas = ready
+	s.deployment.Status.AvailableReplicas = ready
 	return s
 }
 
@@ -97,6 +97,12 @@ func waiting(reason string) corev1.ContainerStatus {
 	return corev1.ContainerStatus{State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: reason, Message: "because."}}}
 }
 
+// refusal is an error that Redis answers.
+type refusal string
+
+func (r refusal) Error() string { return string(r) }
+func (refusal) RedisError()     {}
+
 func TestDecideTaskConditions(t *testing.T) {
 	t.Parallel()
 	crashed := corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{ExitCode: 3, Reason: "Error"}}
@@ -107,6 +113,7 @@ func TestDecideTaskConditions(t *testing.T) {
 		message        string
 	}{
 		{"all is well", makeTaskScene(), "True WorkersAvailable", "True Ready", "The schedule is in force. 2 of 2 workers are ready."},
+		{"Redis refuses the queue", makeTaskScene().silent(refusal("WRONGTYPE Operation against a key")), "True WorkersAvailable", "False InvalidQueue", "Redis refuses to use queue q (WRONGTYPE Operation against a key)."},
 		{"workers start", makeTaskScene().workers(1, 2), "False WorkersStarting", "False WorkersStarting", "1 of 2 workers are ready."},
 		{"more are ready than wanted, after scaling down", makeTaskScene().workers(4, 1), "True WorkersAvailable", "True Ready", "1 of 1 workers"},
 		{"the Deployment is not there yet", makeTaskScene().with(func(s *taskScene) { s.deployment = nil }), "False WorkersStarting", "False WorkersStarting", "being created"},

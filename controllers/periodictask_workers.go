@@ -19,7 +19,7 @@ func (o *taskObserved) countWorkers() (ready, wanted int32, ours bool) {
 	if o.deployment.Spec.Replicas != nil {
 		wanted = *o.deployment.Spec.Replicas
 	}
-	return o.deployment.Status.ReadyReplicas, wanted, true
+	return o.deployment.Status.AvailableReplicas, wanted, true
 }
 
 // workersAvailable says the first thing that keeps workers from working.

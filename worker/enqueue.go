@@ -24,11 +24,12 @@ type enqueueOptions struct {
 	retry        celery.RetryPolicy
 	expiresAfter time.Duration
 	policy       string
-	uid, job     string
+	uid          string
+	job, jobUID  string
 }
 
 func enqueueCommand(flags *flag.FlagSet, args []string, stdout io.Writer) error {
-	o := enqueueOptions{job: os.Getenv("WEIR_JOB_NAME")}
+	o := enqueueOptions{job: os.Getenv("WEIR_JOB_NAME"), jobUID: os.Getenv("WEIR_JOB_UID")}
 	flags.StringVar(&o.call.Task, "task", "", "name of the task")
 	flags.StringVar(&o.args, "args", "[]", "its positional arguments, a JSON array")
 	flags.StringVar(&o.kwargs, "kwargs", "{}", "its keyword arguments, a JSON object")
@@ -45,6 +46,7 @@ func enqueueCommand(flags *flag.FlagSet, args []string, stdout io.Writer) error 
 	flags.StringVar(&o.call.PeriodicTask, "periodic-task", "", "namespace/name of the PeriodicTask")
 	flags.StringVar(&o.uid, "uid", "", "UID of the PeriodicTask")
 	flags.StringVar(&o.job, "job", o.job, "name of the Job, from which the message's id is derived (default WEIR_JOB_NAME)")
+	flags.StringVar(&o.jobUID, "job-uid", o.jobUID, "UID of the Job: another one of the same name enqueues anew (default WEIR_JOB_UID)")
 	if err := parse(flags, args); err != nil {
 		return err
 	}
@@ -71,11 +73,21 @@ func (o *enqueueOptions) check(now time.Time) error {
 	if o.call.Task == "" || o.job == "" || o.uid == "" || strings.Count(o.call.PeriodicTask, "/") != 1 {
 		return errors.New("--task, --periodic-task namespace/name, --uid and --job (or WEIR_JOB_NAME) are required")
 	}
-	if err := json.Unmarshal([]byte(o.args), &o.call.Args); err != nil {
+	// Values stay as they are written: an id of 18 digits is no float.
+	var values []json.RawMessage
+	if err := json.Unmarshal([]byte(o.args), &values); err != nil {
 		return fmt.Errorf("--args is no JSON array: %w", err)
 	}
-	if err := json.Unmarshal([]byte(o.kwargs), &o.call.Kwargs); err != nil {
+	for _, value := range values {
+		o.call.Args = append(o.call.Args, value)
+	}
+	var named map[string]json.RawMessage
+	if err := json.Unmarshal([]byte(o.kwargs), &named); err != nil {
 		return fmt.Errorf("--kwargs is no JSON object: %w", err)
+	}
+	o.call.Kwargs = map[string]any{}
+	for name, value := range named {
+		o.call.Kwargs[name] = value
 	}
 	if err := celery.CheckQueue(o.call.Queue); err != nil {
 		return fmt.Errorf("--queue: %w", err)
@@ -96,7 +108,7 @@ func (o *enqueueOptions) check(now time.Time) error {
 			return fmt.Errorf("--%s is %v: want no negative duration", name, d)
 		}
 	}
-	o.call.ID = celery.OccurrenceID(o.uid, o.job)
+	o.call.ID = celery.OccurrenceID(o.uid, o.job, o.jobUID)
 	if o.expiresAfter > 0 {
 		o.call.Expires = now.Add(o.expiresAfter)
 	}

@@ -74,9 +74,15 @@ func TestEnqueueAndDeadLetters(t *testing.T) {
 		}
 		return stdout.String()
 	}
-	id := celery.OccurrenceID("uid", "job-1")
+	id := celery.OccurrenceID("uid", "job-1", "")
 	if said, want := run(occurrence), "enqueued t as "+id+" on q\n"; said != want {
 		t.Errorf("the first pod says %q, want %q", said, want)
+	}
+	exact := `--task=t --queue=exact --periodic-task=ns/exact --uid=uid --job=j --args=[1.0] --kwargs={"user_id":175928847299117063}`
+	run("enqueue " + exact)
+	raw := server.Client().LIndex(t.Context(), "exact", 0).Val()
+	if m, err := celery.Decode(raw); err != nil || string(m.Kwargs["user_id"]) != "175928847299117063" || string(m.Args[0]) != "1.0" {
+		t.Errorf("the arguments are not as they were written: %s %s, error %v", m.Kwargs, m.Args, err)
 	}
 	if said := run(occurrence); !strings.HasPrefix(said, "done already") {
 		t.Errorf("the second pod says %q", said)
@@ -86,6 +92,9 @@ func TestEnqueueAndDeadLetters(t *testing.T) {
 	}
 	if said := run(strings.Replace(occurrence, "job-1", "job-3", 1) + " --concurrency-policy=Replace"); !strings.Contains(said, "revoked "+id) {
 		t.Errorf("the run after that says %q", said)
+	}
+	if said := run(occurrence + " --job-uid=another"); !strings.HasPrefix(said, "enqueued") {
+		t.Errorf("another Job of the same name says %q", said)
 	}
 	if said := run("dead list --queue q"); !strings.HasSuffix(said, "0 of 0\n") {
 		t.Errorf("without dead letters the list says %q", said)

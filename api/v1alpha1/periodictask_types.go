@@ -109,6 +109,7 @@ type TaskSpec struct {
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=128
 	// +kubebuilder:validation:Pattern=`^[A-Za-z0-9._:-]+$`
+	// +kubebuilder:validation:XValidation:rule="!(self in ['unacked', 'unacked_index', 'unacked_mutex']) && !self.startsWith('weir.') && !self.startsWith('_kombu.') && !self.startsWith('celery-task-meta-')",message="queue is the name of a key that Celery or Weir keeps for itself: choose another"
 	Queue string `json:"queue,omitempty"`
 
 	// priority is 0 (taken first) to 9. Absent: 0.
@@ -246,6 +247,8 @@ const (
 	// left (WorkersAvailable=False).
 	ReasonSuspended = "Suspended"
 
+	// ReasonInvalidQueue: Redis refuses to use the task's queue (Ready=False).
+	ReasonInvalidQueue = "InvalidQueue"
 	// ReasonNoBroker: the operator was given no broker (Ready=False).
 	ReasonNoBroker = "NoBroker"
 	// ReasonBrokerUnavailable: the broker does not answer (Ready=False).
@@ -303,6 +306,15 @@ type TaskRun struct {
 	// +kubebuilder:validation:MaxLength=128
 	ID string `json:"id,omitempty"`
 
+	// job that enqueued it.
+	// +optional
+	// +kubebuilder:validation:MaxLength=253
+	Job string `json:"job,omitempty"`
+
+	// enqueuedAt is when it was enqueued.
+	// +optional
+	EnqueuedAt *metav1.Time `json:"enqueuedAt,omitempty"`
+
 	// state in Celery's words: PENDING, STARTED, RETRY, SUCCESS, FAILURE or REVOKED.
 	// +optional
 	// +kubebuilder:validation:MaxLength=32
@@ -326,7 +338,7 @@ type TaskRun struct {
 // +kubebuilder:validation:XValidation:rule="self.metadata.name.size() <= 52",message="metadata.name has at most 52 characters, as a CronJob's"
 // +kubebuilder:printcolumn:name="Schedule",type=string,JSONPath=`.spec.schedule`
 // +kubebuilder:printcolumn:name="Queue",type=string,JSONPath=`.spec.task.queue`
-// +kubebuilder:printcolumn:name="Last run",type=date,JSONPath=`.status.lastScheduleTime`
+// +kubebuilder:printcolumn:name="Last run",type=date,JSONPath=`.status.lastTask.enqueuedAt`
 // +kubebuilder:printcolumn:name="State",type=string,JSONPath=`.status.lastTask.state`
 // +kubebuilder:printcolumn:name="Next run",type=string,JSONPath=`.status.nextScheduleTime`
 // +kubebuilder:printcolumn:name="Depth",type=integer,JSONPath=`.status.queueDepth`

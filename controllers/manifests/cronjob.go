@@ -29,9 +29,11 @@ func CronJob(task *v1alpha1.PeriodicTask, config Config) (*batchv1.CronJob, erro
 		ImagePullPolicy: config.ImagePullPolicy,
 		Command:         []string{"/worker", "enqueue"},
 		Args:            args,
-		// The id of the message comes from the Job's name: a pod that is retried
+		// The id of the message comes from the Job: a pod that is retried
 		// enqueues nothing twice.
-		Env:       append(brokerEnv(), fieldEnv("WEIR_JOB_NAME", "metadata.labels['"+batchv1.JobNameLabel+"']")),
+		Env: append(brokerEnv(),
+			fieldEnv("WEIR_JOB_NAME", "metadata.labels['"+batchv1.JobNameLabel+"']"),
+			fieldEnv("WEIR_JOB_UID", "metadata.labels['"+batchv1.ControllerUidLabel+"']")),
 		Resources: resources("10m", "16Mi", "64Mi"),
 	})
 	pod.RestartPolicy = corev1.RestartPolicyNever

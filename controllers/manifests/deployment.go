@@ -26,6 +26,9 @@ const (
 	maxUnavailable        = 0
 	maxSurge              = 1
 	livenessPeriodSeconds = 10
+	// settleSeconds is how long a worker without a probe must run to count: one
+	// that ends at once would be ready between its restarts.
+	settleSeconds = 10
 )
 
 // Deployment is the task's workers. Its error is a TemplateError when the
@@ -35,12 +38,17 @@ func Deployment(task *v1alpha1.PeriodicTask, config Config, replicas int32, brok
 	if err != nil {
 		return nil, err
 	}
+	minReady := int32(0)
+	if worker := workerOf(template); worker != nil && worker.ReadinessProbe == nil {
+		minReady = settleSeconds
+	}
 	return &appsv1.Deployment{
 		TypeMeta:   metav1.TypeMeta{APIVersion: appsv1.SchemeGroupVersion.String(), Kind: "Deployment"},
 		ObjectMeta: meta(task, appWorker),
 		Spec: appsv1.DeploymentSpec{
-			Replicas: new(replicas),
-			Selector: &metav1.LabelSelector{MatchLabels: labels(task, appWorker)},
+			Replicas:        new(replicas),
+			MinReadySeconds: minReady,
+			Selector:        &metav1.LabelSelector{MatchLabels: labels(task, appWorker)},
 			// A rollout takes no worker away before another is ready.
 			Strategy: appsv1.DeploymentStrategy{
 				Type: appsv1.RollingUpdateDeploymentStrategyType,
@@ -97,6 +105,9 @@ func workerTemplate(task *v1alpha1.PeriodicTask, config Config, brokerVersion st
 		Spec: podSpec(container),
 	}
 	ours.Spec.TerminationGracePeriodSeconds = new(grace)
+	if foreign {
+		addScratch(&ours.Spec)
+	}
 
 	merged, err := mergeTemplate(ours, task.Spec.Worker.Template)
 	if err != nil {

@@ -41,6 +41,13 @@ func podSpec(container corev1.Container) corev1.PodSpec {
 	}
 }
 
+// addScratch gives a Python worker the folder that it writes to.
+func addScratch(pod *corev1.PodSpec) {
+	const name, path = "tmp", "/tmp"
+	pod.Volumes = append(pod.Volumes, corev1.Volume{Name: name, VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}})
+	pod.Containers[0].VolumeMounts = append(pod.Containers[0].VolumeMounts, corev1.VolumeMount{Name: name, MountPath: path})
+}
+
 // brokerEnv is read by Celery and by our worker alike.
 func brokerEnv() []corev1.EnvVar {
 	url := &corev1.EnvVarSource{SecretKeyRef: &corev1.SecretKeySelector{

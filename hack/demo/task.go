@@ -80,7 +80,7 @@ func runTask(ctx context.Context, address string, task *v1alpha1.PeriodicTask) (
 
 	job := task.Name + "-1"
 	call := celery.Signature{
-		ID: celery.OccurrenceID("demo", job), Task: task.Spec.Task.Name, Queue: task.Spec.Task.Queue, PeriodicTask: "demo/" + task.Name,
+		ID: celery.OccurrenceID("demo", job, ""), Task: task.Spec.Task.Name, Queue: task.Spec.Task.Queue, PeriodicTask: "demo/" + task.Name,
 	}
 	if task.Spec.Task.Kwargs != nil {
 		if err := json.Unmarshal(task.Spec.Task.Kwargs.Raw, &call.Kwargs); err != nil {

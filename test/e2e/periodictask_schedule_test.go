@@ -102,7 +102,7 @@ var _ = Describe("A PeriodicTask", func() {
 		Expect(cluster.List(ctx, jobs, client.InNamespace(namespace))).To(Succeed())
 		Expect(jobs.Items).NotTo(BeEmpty())
 		slices.SortFunc(jobs.Items, func(a, b batchv1.Job) int { return strings.Compare(a.Name, b.Name) })
-		id := celery.OccurrenceID(string(task.UID), jobs.Items[0].Name)
+		id := celery.OccurrenceID(string(task.UID), jobs.Items[0].Name, string(jobs.Items[0].UID))
 		Expect(task.Status.LastTask.ID).To(Equal(id))
 
 		By("waiting until the queue is worked off")

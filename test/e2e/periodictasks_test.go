@@ -146,7 +146,9 @@ func runNow(task *v1alpha1.PeriodicTask, job string) (id string) {
 		return cluster.Get(ctx, client.ObjectKeyFromObject(task), &batchv1.CronJob{})
 	}).Should(Succeed())
 	runKubectl("-n", task.Namespace, "create", "job", "--from=cronjob/"+task.Name, job)
-	return celery.OccurrenceID(string(task.UID), job)
+	created := &batchv1.Job{}
+	Expect(cluster.Get(ctx, client.ObjectKey{Namespace: task.Namespace, Name: job}, created)).To(Succeed())
+	return celery.OccurrenceID(string(task.UID), job, string(created.UID))
 }
 
 // edit changes the newest of a task.

@@ -130,7 +130,7 @@ func (o *taskOperator) look(task *v1alpha1.PeriodicTask) {
 // enqueue plays `worker enqueue` of a Job.
 func (o *taskOperator) enqueue(task *v1alpha1.PeriodicTask, job string) (id string, became celery.Enqueued) {
 	GinkgoHelper()
-	id = celery.OccurrenceID(string(task.UID), job)
+	id = celery.OccurrenceID(string(task.UID), job, "")
 	became, _, err := o.broker.EnqueueOccurrence(ctx, celery.Signature{
 		ID: id, Task: task.Spec.Task.Name, Queue: task.Spec.Task.Queue, PeriodicTask: task.Namespace + "/" + task.Name,
 	}, job, celery.Concurrency(task.Spec.ConcurrencyPolicy))

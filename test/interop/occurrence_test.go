@@ -18,7 +18,7 @@ func occur(t testing.TB, url, job string, args ...string) (code int, out string)
 }
 
 // occurrence is the id of the message that a Job enqueues.
-func occurrence(job string) string { return celery.OccurrenceID("uid-1", job) }
+func occurrence(job string) string { return celery.OccurrenceID("uid-1", job, "") }
 
 func TestOccurrenceRunsInPython(t *testing.T) {
 	t.Parallel()

@@ -42,8 +42,9 @@ const periodicTTL = 400 * 24 * time.Hour
 const DefaultTimeLimit = time.Hour
 
 // OccurrenceID is the id of the message of an occurrence: of the PeriodicTask
-// with this uid, made by the Job of this name.
-func OccurrenceID(uid, job string) string { return DeriveID("occurrence/"+uid, job) }
+// with this uid, made by the Job of this name and UID. All pods of a Job make
+// the same.
+func OccurrenceID(uid, job, jobUID string) string { return DeriveID("occurrence/"+uid, job+"/"+jobUID) }
 
 // EnqueueOccurrence enqueues the call of a PeriodicTask's occurrence, once for
 // its id, and writes its PENDING. before is the id of the run before, if any.

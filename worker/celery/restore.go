@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"regexp"
 	"strings"
 	"time"
@@ -116,7 +117,19 @@ func (c *Consumer) restoreOne(tag, raw, queue string, died bool, maxCrashes int,
 	if revised, err := redelivered(raw, died); err == nil {
 		to.put = revised
 	}
+	if died && m.Crashes > 0 {
+		// Which of the messages that were held together ended the worker is not
+		// known: apart, the innocent ones end well.
+		if revised, err := delayed(to.put, time.Now().Add(rand.N(time.Second<<min(m.Crashes, 4)))); err == nil { //nolint:gosec // no secret
+			to.put = revised
+		}
+	}
 	return to, &total.Overdue
+}
+
+// delayed is a message that is not to run before then.
+func delayed(raw string, then time.Time) (string, error) {
+	return revise(raw, func(h map[string]json.RawMessage, _ *extension) { h["eta"] = encoded(isoTime(then)) })
 }
 
 func (c *Consumer) letter(queue string, letter DeadLetter) restored {

@@ -36,6 +36,9 @@ func TestRestorePutsBackWhatADeadWorkerHeld(t *testing.T) {
 	}
 	f.held("after a late heartbeat", 0, 0, 0)
 	again := f.takeOne(c)
+	if !again.ETA.IsZero() {
+		t.Errorf("the first death delays it until %v", again.ETA)
+	}
 	if again.Crashes != 1 || !strings.Contains(again.Raw, `"redelivered":true`) {
 		t.Errorf("the message does not say that a worker died with it: %s", again.Raw)
 	}
@@ -53,7 +56,9 @@ func TestRestoreBuriesWhatKillsItsWorkers(t *testing.T) {
 			t.Fatalf("put %+v back", r)
 		}
 	}
-	f.takeOne(c)
+	if d := f.takeOne(c); d.ETA.IsZero() {
+		t.Error("what has ended two workers comes back at once, together with what it was held with")
+	}
 	f.age(time.Minute)
 	if r := f.restore(c); r != (Restored{Dead: 1}) {
 		t.Errorf("the third worker died: put %+v back, want a dead letter", r)

@@ -98,6 +98,7 @@ type health struct {
 	// asked is true after the first answer; failing is since when it does not.
 	asked   bool
 	failing time.Time
+	heardAt time.Time // the last answer
 	back    time.Time // when it answered again
 	refused time.Time // when a refusal was logged last
 	pause   time.Duration
@@ -106,6 +107,9 @@ type health struct {
 const (
 	shortestPause = 50 * time.Millisecond
 	longestPause  = 2 * time.Second
+	// maxSilence is how long an exchange may take until the broker counts as
+	// away: something is asked each second.
+	maxSilence = 10 * time.Second
 	// complaintInterval is how often a refusal is logged, at most.
 	complaintInterval = 10 * time.Second
 )
@@ -123,7 +127,7 @@ func (h *health) heard(err error) {
 			h.back = time.Now()
 			h.logger.Info("Redis answers again", "after", time.Since(h.failing).Round(time.Millisecond).String())
 		}
-		h.asked, h.failing, h.pause = true, time.Time{}, 0
+		h.asked, h.failing, h.pause, h.heardAt = true, time.Time{}, 0, time.Now()
 	case h.failing.IsZero():
 		h.failing = time.Now()
 		h.logger.Warn("Redis does not answer; calls that run go on, and what ends is kept until it does", "error", err.Error())
@@ -144,7 +148,7 @@ func (h *health) steady() bool {
 func (h *health) up() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.asked && h.failing.IsZero()
+	return h.asked && h.failing.IsZero() && time.Since(h.heardAt) < maxSilence
 }
 
 // backoff is the next pause after a failure, with jitter.

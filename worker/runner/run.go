@@ -176,8 +176,9 @@ func (r *Runner) newCall(one *run) *Call {
 }
 
 // rememberChildren is how long a call that runs again does not enqueue its
-// children again.
-const rememberChildren = 24 * time.Hour
+// children again: longer than its message is redelivered and, by default,
+// retried. The set of their ids takes about 80 bytes each as long.
+const rememberChildren = 3 * time.Hour
 
 // conclude decides what becomes of a call that has ended, cause being why its
 // context ended, if it did.

@@ -11,6 +11,8 @@ import (
 	"sync/atomic"
 	"time"
 	"unicode"
+
+	"github.com/weir-dev/weir/worker/runner"
 )
 
 // Bounds of one request, so that its answer fits a small model's.
@@ -50,7 +52,8 @@ type openAI struct {
 // text can nevertheless differ from run to run, as models' answers do.
 //
 // Answers become errors so: 429 and 503 with Retry-After are
-// *runner.RetryAfter, redirects and refusals that only another setting can
+// *runner.RetryAfter, for the first request; later ones wait up to 90 seconds
+// and are sent again; redirects and refusals that only another setting can
 // change are Permanent, others are worth a retry.
 func OpenAIFromEnvironment(getenv func(string) string) (Scorer, error) {
 	base, err := url.Parse(strings.TrimRight(cmp.Or(getenv(baseURLVariable), defaultBaseURL), "/"))
@@ -94,6 +97,7 @@ func checkSetting(variable, value, is string) error {
 
 func (o *openAI) Score(ctx context.Context, user string, texts []string) ([]float64, error) {
 	scores := make([]float64, len(texts))
+	scored := false // a request has been answered
 	for start := 0; start < len(texts); {
 		batch, places := nextBatch(texts, start)
 		start = places.end
@@ -105,6 +109,12 @@ func (o *openAI) Score(ctx context.Context, user string, texts []string) ([]floa
 			o.keepTemperature.Store(true)
 			answer, err = o.ask(ctx, user, batch)
 		}
+		// What needs more requests than the limit admits in a window would never
+		// end if each retry began anew: it waits, and keeps what it has.
+		for scored && pause(ctx, err) {
+			answer, err = o.ask(ctx, user, batch)
+		}
+		scored = true
 		if err != nil {
 			return nil, fmt.Errorf("scoring %d texts by the model at %s: %w", len(batch), o.host, err)
 		}
@@ -113,6 +123,23 @@ func (o *openAI) Score(ctx context.Context, user string, texts []string) ([]floa
 		}
 	}
 	return scores, nil
+}
+
+// maxPause is the longest wait for the next request.
+const maxPause = 90 * time.Second
+
+// pause waits as long as an error says, if that is worth it.
+func pause(ctx context.Context, err error) (waited bool) {
+	later, is := errors.AsType[*runner.RetryAfter](err)
+	if !is || later.Delay > maxPause {
+		return false
+	}
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(later.Delay):
+		return true
+	}
 }
 
 // places of a batch's texts among all, and of the first text after them.

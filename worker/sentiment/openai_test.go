@@ -218,3 +218,22 @@ func checkSecrets(t *testing.T, reason string, err error) {
 		}
 	}
 }
+
+// A user with more texts than the limit admits in a window would never be done
+// if the second request's refusal threw the first one's scores away.
+func TestOpenAIKeepsWhatItHasWhileItWaits(t *testing.T) {
+	t.Parallel()
+	requests := 0
+	e := startEndpoint(t, func(w http.ResponseWriter, r received) {
+		if requests++; requests == 2 { // one at a time
+			w.Header().Set("Retry-After", "1")
+			w.WriteHeader(http.StatusTooManyRequests)
+			return
+		}
+		rate(w, r)
+	})
+	scores, err := e.scorer(t).Score(t.Context(), "u", slices.Repeat([]string{"x"}, maxBatchTexts+1))
+	if err != nil || len(scores) != maxBatchTexts+1 || requests != 3 {
+		t.Errorf("got %d scores after %d requests, error %v; want all after 3", len(scores), requests, err)
+	}
+}
