@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -59,23 +60,29 @@ redis.call('LPUSH', KEYS[2], ARGV[2])
 if ARGV[3] ~= '' then redis.call('SET', KEYS[3], ARGV[3], 'PX', ARGV[4]) end
 return 1`)
 
+// chosen are dead letters of a queue as they are kept, oldest first: those with
+// one of the ids, or all when none is given.
+func (b *Broker) chosen(ctx context.Context, queue string, ids []string) (texts []string, err error) {
+	texts, err = b.client.LRange(ctx, b.keys.dead(queue), 0, -1).Result()
+	if err != nil {
+		return nil, b.explain("reading the dead letters of "+queue, err)
+	}
+	slices.Reverse(texts)
+	if len(ids) == 0 {
+		return texts, nil
+	}
+	return slices.DeleteFunc(texts, func(text string) bool { return !slices.Contains(ids, readLetter(text).ID) }), nil
+}
+
 // Revive puts dead letters of a queue back, as new: those with one of the ids,
 // or all when none is given. Letters that cannot be read stay.
 func (b *Broker) Revive(ctx context.Context, queue string, ids ...string) (revived int, err error) {
-	key := b.keys.dead(queue)
-	texts, err := b.client.LRange(ctx, key, 0, -1).Result()
+	texts, err := b.chosen(ctx, queue, ids)
 	if err != nil {
-		return 0, b.explain("reading the dead letters of "+queue, err)
+		return 0, err
 	}
-	wanted := map[string]bool{}
-	for _, id := range ids {
-		wanted[id] = true
-	}
-	for i := len(texts) - 1; i >= 0; i-- { // oldest first
-		letter := readLetter(texts[i])
-		if letter.Reason == "unreadable" || len(ids) > 0 && !wanted[letter.ID] {
-			continue
-		}
+	for _, text := range texts {
+		letter := readLetter(text)
 		m, message, err := asNew(letter.Message)
 		if err != nil {
 			continue
@@ -84,9 +91,9 @@ func (b *Broker) Revive(ctx context.Context, queue string, ids ...string) (reviv
 		if !m.IgnoreResult {
 			pending = Outcome{State: Pending}.encode(m.ID, m.ParentID, nil, time.Now())
 		}
-		keys := []string{key, b.keys.list(queue, m.Priority), b.keys.result(m.ID)}
+		keys := []string{b.keys.dead(queue), b.keys.list(queue, m.Priority), b.keys.result(m.ID)}
 		ttl := cmp.Or(m.ResultTTL, DefaultResultTTL)
-		moved, err := reviveScript.Run(ctx, b.client, keys, texts[i], message, pending, ttl.Milliseconds()).Int()
+		moved, err := reviveScript.Run(ctx, b.client, keys, text, message, pending, ttl.Milliseconds()).Int()
 		if err != nil {
 			return revived, b.explain(fmt.Sprintf("putting the dead letter %s back", letter.ID), err)
 		}
@@ -98,8 +105,7 @@ func (b *Broker) Revive(ctx context.Context, queue string, ids ...string) (reviv
 // asNew is a message without the history of its tries, and without the times
 // that have passed meanwhile.
 func asNew(raw string) (m *Message, message string, err error) {
-	m, err = Decode(raw)
-	if m == nil {
+	if m, err = Decode(raw); err != nil {
 		return nil, "", err
 	}
 	message, err = revise(raw, func(h map[string]json.RawMessage, x *extension) {
@@ -113,20 +119,12 @@ func asNew(raw string) (m *Message, message string, err error) {
 // Bury deletes dead letters of a queue: those with one of the ids, or all when
 // none is given.
 func (b *Broker) Bury(ctx context.Context, queue string, ids ...string) (buried int, err error) {
-	key := b.keys.dead(queue)
-	texts, err := b.client.LRange(ctx, key, 0, -1).Result()
+	texts, err := b.chosen(ctx, queue, ids)
 	if err != nil {
-		return 0, b.explain("reading the dead letters of "+queue, err)
-	}
-	wanted := map[string]bool{}
-	for _, id := range ids {
-		wanted[id] = true
+		return 0, err
 	}
 	for _, text := range texts {
-		if len(ids) > 0 && !wanted[readLetter(text).ID] {
-			continue
-		}
-		n, err := b.client.LRem(ctx, key, 1, text).Result()
+		n, err := b.client.LRem(ctx, b.keys.dead(queue), -1, text).Result()
 		if err != nil {
 			return buried, b.explain("deleting a dead letter", err)
 		}
