@@ -85,7 +85,7 @@ func parse() (options, zap.Options) {
 	flag.DurationVar(&o.settings.StoreTimeout, "store-timeout", 100*time.Millisecond, "longest time that a sidecar waits for Redis to decide on a request")
 	flag.StringVar(&o.workerImage, "worker-image", "weir-worker:"+version, "image that enqueues PeriodicTasks and runs them")
 	flag.StringVar(&o.workerImagePullPolicy, "worker-image-pull-policy", "", "its pull policy: Always, IfNotPresent or Never; empty for Kubernetes' default")
-	flag.StringVar(&o.brokerFiles.URL, "broker-url-file", "", "file with the URL of the Redis that holds the queues of PeriodicTasks; while it is absent, the store's holds them")
+	flag.StringVar(&o.brokerFiles.URL, "broker-url-file", "", "file with the URL of the Redis that holds the queues of PeriodicTasks; while it is absent, the store's holds them if its URL has no password")
 	flag.StringVar(&o.brokerFiles.CA, "broker-ca-file", "", "file with PEM certificates to verify that Redis with, beside the system's")
 	flag.StringVar(&o.settings.LinkAddress, "link-address", "", "host:port at which sidecars reach the link (default weir-link.<namespace>.svc:9444)")
 	logging := zap.Options{}
@@ -253,7 +253,7 @@ func wire(ctx context.Context, mgr ctrl.Manager, keeper *certs.Keeper, o options
 
 // wireTasks adds what makes PeriodicTasks.
 func wireTasks(mgr ctrl.Manager, o options) error {
-	store := controllers.BrokerFiles{URL: o.settings.StoreURLFile, CA: o.settings.StoreCAFile}
+	store := controllers.BrokerFiles{URL: o.settings.StoreURLFile, CA: o.settings.StoreCAFile, Open: true}
 	reconciler := &controllers.PeriodicTaskReconciler{
 		Client:   mgr.GetClient(),
 		Live:     mgr.GetAPIReader(),

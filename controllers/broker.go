@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/url"
 	"sync"
 	"time"
 
@@ -24,8 +25,12 @@ const (
 	brokerTimeout = 2 * time.Second
 )
 
-// errNoBroker: no file has a URL.
-var errNoBroker = errors.New("the operator has no broker")
+var (
+	// errNoBroker: no file has a URL.
+	errNoBroker = errors.New("the operator has no broker")
+	// errProtected: the only URL has a password that nobody may see.
+	errProtected = fmt.Errorf("%w: the limiter's Redis has a password, which goes into no namespace", errNoBroker)
+)
 
 // BrokerFiles are mounted files with a broker's settings.
 type BrokerFiles struct {
@@ -34,6 +39,9 @@ type BrokerFiles struct {
 	URL string
 	// CA holds PEM to verify a rediss:// server with; optional.
 	CA string
+	// Open: only a URL without a password counts. The broker's URL goes into the
+	// namespaces of tasks, where the password of the limiter's store must not be.
+	Open bool
 }
 
 // Broker reaches the broker that the files name now. All tasks share it.
@@ -146,21 +154,36 @@ func (b *Broker) refresh() {
 }
 
 func (b *Broker) read() (manifests.Broker, error) {
+	none := errNoBroker
 	for _, files := range b.Files {
-		url, err := link.ReadSetting(files.URL)
+		address, err := link.ReadSetting(files.URL)
 		if err != nil {
 			return manifests.Broker{}, fmt.Errorf("reading the broker's URL: %w", err)
 		}
-		if url == "" {
+		if address == "" {
+			continue
+		}
+		if files.Open && hasPassword(address) {
+			none = errProtected
 			continue
 		}
 		authorities, err := link.ReadSetting(files.CA)
 		if err != nil {
 			return manifests.Broker{}, fmt.Errorf("reading the authorities of the broker's certificate: %w", err)
 		}
-		return manifests.Broker{URL: url, CABundle: authorities}, nil
+		return manifests.Broker{URL: address, CABundle: authorities}, nil
 	}
-	return manifests.Broker{}, errNoBroker
+	return manifests.Broker{}, none
+}
+
+// hasPassword errs on the side of yes: what cannot be read may hold one.
+func hasPassword(text string) bool {
+	u, err := url.Parse(text)
+	if err != nil || u.User == nil {
+		return err != nil
+	}
+	_, has := u.User.Password()
+	return has
 }
 
 // replace lets those who use the old client finish.

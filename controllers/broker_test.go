@@ -24,7 +24,7 @@ func TestBrokerFollowsTheFiles(t *testing.T) {
 	file := func(name string) string { return filepath.Join(dir, name) }
 	clock := clocktesting.NewFakePassiveClock(epoch)
 	broker := &Broker{
-		Files:  []BrokerFiles{{URL: file("broker-url"), CA: file("broker-ca")}, {URL: file("store-url")}},
+		Files:  []BrokerFiles{{URL: file("broker-url"), CA: file("broker-ca")}, {URL: file("store-url"), Open: true}},
 		Clock:  clock,
 		Logger: funcr.New(func(_, line string) { log.WriteString(line + "\n") }, funcr.Options{}),
 	}
@@ -34,6 +34,7 @@ func TestBrokerFollowsTheFiles(t *testing.T) {
 		{"a broker of its own comes first", "broker-url", "redis://:secret@broker:6379/1", "redis://:secret@broker:6379/1"},
 		{"what is no URL changes nothing", "broker-url", "http://:secret@broker", "redis://:secret@broker:6379/1"},
 		{"an emptied file gives way to the store", "broker-url", " ", "redis://store:6379"},
+		{"a store with a password is none: namespaces would see it", "store-url", "redis://:secret@store:6379", ""},
 		{"without any there is none again", "store-url", "", ""},
 	} {
 		if step.file != "" {

@@ -135,6 +135,9 @@ func (o *taskObserved) broker() metav1.Condition {
 	switch {
 	case o.silence == nil:
 		return metav1.Condition{Status: metav1.ConditionTrue}
+	case errors.Is(o.silence, errProtected):
+		return metav1.Condition{Status: metav1.ConditionFalse, Reason: v1alpha1.ReasonNoBroker,
+			Message: "The limiter's Redis has a password, which goes into no namespace: create the Secret weir-broker in the operator's namespace, with a key url (and ca.crt for an authority of your own) of a Redis, or a user of it, that is for tasks."}
 	case errors.Is(o.silence, errNoBroker):
 		return metav1.Condition{Status: metav1.ConditionFalse, Reason: v1alpha1.ReasonNoBroker,
 			Message: "The operator has no broker: create the Secret weir-broker in its namespace, with a key url like redis://host:6379/0 (and ca.crt for an authority of your own)."}

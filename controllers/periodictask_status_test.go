@@ -164,6 +164,7 @@ func TestDecideTaskConditions(t *testing.T) {
 				s.deployment.Status.Conditions = []appsv1.DeploymentCondition{{Type: appsv1.DeploymentReplicaFailure, Status: corev1.ConditionTrue, Message: "exceeded quota"}}
 			}), "False WorkersUnavailable", "False WorkersUnavailable", "Pods are refused: exceeded quota",
 		},
+		{"the store's password is nobody's", makeTaskScene().silent(errProtected), "True WorkersAvailable", "False NoBroker", "password, which goes into no namespace"},
 		{"no broker is configured", makeTaskScene().silent(errNoBroker), "True WorkersAvailable", "False NoBroker", "Secret weir-broker"},
 		{"the broker comes before the workers, which fail with it", makeTaskScene().workers(0, 2).silent(errors.New("looking: refused.")), "False WorkersStarting", "False BrokerUnavailable", "The broker does not answer (looking: refused). Until"},
 		{
