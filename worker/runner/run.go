@@ -185,6 +185,7 @@ const rememberChildren = 3 * time.Hour
 func (r *Runner) conclude(one *run, result json.RawMessage, err, cause error) {
 	d, now, ttl := one.Delivery, time.Now(), r.resultTTL(one.Delivery)
 	elapsed := now.Sub(one.began)
+	r.pace.saw(elapsed)
 	if err == nil {
 		r.metrics.ran(d.Task, "success", elapsed)
 		r.event(func() celery.Event { return succeeded(d, result, elapsed) })

@@ -64,6 +64,8 @@ type Runner struct {
 	exhausted chan struct{}
 	exhaust   sync.Once
 
+	pace pace // of recent runs
+
 	mu      sync.Mutex
 	running map[string]*run // by tag, until they are acknowledged
 	totals  map[string]int64
@@ -98,13 +100,14 @@ func New(c Config) (*Runner, error) {
 		c: c, consumer: consumer, sender: c.Broker.NewSender(c.Hostname),
 		started:   time.Now(),
 		slots:     make(chan struct{}, c.Concurrency),
-		endings:   make(chan settled, c.Concurrency),
+		endings:   make(chan settled, celery.MaxEndings),
 		exhausted: make(chan struct{}),
 		running:   map[string]*run{},
 		totals:    map[string]int64{},
 		events:    make(chan celery.Event, 4096),
 	}
 	r.broker.logger = c.Logger
+	r.pace.slow()
 	r.metrics = newMetrics(c.Registerer, r)
 	return r, nil
 }
@@ -188,15 +191,20 @@ func (r *Runner) take(ctx, calls context.Context) {
 		if free == 0 {
 			return
 		}
-		deliveries, err := r.consumer.Take(ctx, free)
+		deliveries, err := r.consumer.Take(ctx, free+r.pace.ahead(r.c.Concurrency))
 		if ctx.Err() == nil {
 			r.broker.heard(err)
 		}
+		r.release(max(0, free-len(deliveries)))
 		for i := range deliveries {
+			if i >= free && !r.slotSoon(ctx) {
+				r.pace.slow()
+				r.giveBack(deliveries[i:])
+				break
+			}
 			r.starts.Add(1)
 			r.start(calls, &deliveries[i])
 		}
-		r.release(free - len(deliveries))
 		if len(deliveries) > 0 {
 			continue
 		}
