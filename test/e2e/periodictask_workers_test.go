@@ -171,6 +171,7 @@ var _ = Describe("The samples", func() {
 		const samples = "../../config/samples"
 		namespace := newNamespace()
 		runKubectl("-n", namespace, "apply", "-k", samples)
+		runKubectl("-n", namespace, "apply", "-f", samples+"/periodictask_celery.yaml")
 		files, err := os.ReadDir(samples)
 		Expect(err).NotTo(HaveOccurred())
 		Eventually(func(g Gomega) {
@@ -179,7 +180,7 @@ var _ = Describe("The samples", func() {
 			g.Expect(accepted).To(HaveLen(len(files)-1), "one of each file but kustomization.yaml")
 			g.Expect(accepted).To(HaveEach("True"))
 		}).Should(Succeed())
-		runKubectl("-n", namespace, "delete", "-k", samples, "--wait=false")
+		runKubectl("-n", namespace, "delete", "rlpol,ptask", "--all", "--wait=false")
 		Eventually(func() string { return runKubectl("-n", namespace, "get", "rlpol,ptask", "-o", "name") }).Should(BeEmpty())
 	})
 })
