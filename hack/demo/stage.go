@@ -108,6 +108,9 @@ func build(policies []v1alpha1.RateLimitPolicy) (*stage, error) {
 			return nil, err
 		}
 	}
+	for _, s := range h.services { // all are known before any is asked for
+		go func() { _ = h.proxy.Serve(ruleset.Outbound, s.entrance) }()
+	}
 	return h, nil
 }
 
@@ -144,7 +147,6 @@ func (h *stage) open(name, stripped string) error {
 	}
 	h.services[name] = s
 	go func() { _ = s.upstream.Serve(upstream) }()
-	go func() { _ = h.proxy.Serve(ruleset.Outbound, entrance) }()
 	return nil
 }
 
