@@ -12,7 +12,6 @@ import (
 // where a message goes at its end.
 const (
 	toNowhere = "done"
-	toQueue   = "queue" // taken after all that wait now
 	toFront   = "front" // taken next
 	toParking = "park"
 	toDead    = "dead"

@@ -3,7 +3,7 @@
 -- KEYS: unacked, unacked_index, weir.running.
 -- ARGV, nine for each message, of at most 256: 1 tag; 2 key of its result, empty
 -- for none; 3 the result; 4 its time to live in milliseconds; 5 where the
--- message goes: done, queue (the end that is taken last), front (taken next),
+-- message goes: done, front (taken next),
 -- park or dead; 6 the list it goes to; 7 what is put there; 8 for park the
 -- score, for dead how many are kept; 9 for park the new tag.
 -- Returns how many were held by nobody any more: somebody put those back
@@ -24,8 +24,6 @@ for i = 1, #ARGV, 9 do
     held = redis.call('HEXISTS', KEYS[1], tag) == 1
     if not held then
       lost = lost + 1
-    elseif where == 'queue' then
-      redis.call('LPUSH', ARGV[i + 5], ARGV[i + 6])
     elseif where == 'front' then
       redis.call('RPUSH', ARGV[i + 5], ARGV[i + 6])
     elseif where == 'park' then

@@ -48,6 +48,7 @@ func TestAQueueOfAnotherTypeHoldsNoOtherUp(t *testing.T) {
 	t.Parallel()
 	s := newStand(t)
 	s.redis.HSet(t.Context(), "b", "no", "list")
+	began := time.Now()
 	w := s.start(Registry{"t": fails(nil)}, func(c *Config) { c.Queues = []string{"a", "b"} })
 	for _, id := range []string{"1", "2", "3", "4", "5"} {
 		s.send(celery.Signature{ID: id, Task: "t", Queue: "a"})
@@ -55,8 +56,8 @@ func TestAQueueOfAnotherTypeHoldsNoOtherUp(t *testing.T) {
 	}
 	s.waitNothingHeld()
 	time.Sleep(time.Second)
-	if n := strings.Count(w.logs.String(), "Redis refuses what it was asked"); n != 1 {
-		t.Errorf("the refusal was logged %d times, want once", n)
+	if n := strings.Count(w.logs.String(), "Redis refuses what it was asked"); n < 1 || n > 1+int(time.Since(began)/complaintInterval) {
+		t.Errorf("the refusal was logged %d times in %v, want once in %v", n, time.Since(began), complaintInterval)
 	}
 }
 
