@@ -87,7 +87,9 @@ func sources(declared []v1alpha1.IdentitySource) []ruleset.Source {
 	compiled := make([]ruleset.Source, len(declared))
 	for i, source := range declared {
 		compiled[i].BearerToken = source.BearerToken != nil
-		compiled[i].ClientIP = source.ClientIP != nil
+		if source.ClientIP != nil {
+			compiled[i].ClientIP = &ruleset.ClientIPSource{IPv6PrefixLength: 128}
+		}
 		if header := source.Header; header != nil {
 			compiled[i].Header = &ruleset.HeaderSource{Name: header.Name, Strip: header.Strip != nil && *header.Strip}
 		}

@@ -26,7 +26,7 @@ type source struct {
 }
 
 func compileSource(s ruleset.Source) (source, error) {
-	compiled := source{bearer: s.BearerToken, clientIP: s.ClientIP}
+	compiled := source{bearer: s.BearerToken, clientIP: s.ClientIP != nil}
 	kinds := 0
 	if s.Header != nil {
 		kinds++
@@ -39,7 +39,7 @@ func compileSource(s ruleset.Source) (source, error) {
 	if s.BearerToken {
 		kinds++
 	}
-	if s.ClientIP {
+	if s.ClientIP != nil {
 		kinds++
 	}
 	if kinds != 1 {

@@ -17,7 +17,7 @@ func TestIdentify(t *testing.T) {
 	header := func(name string) ruleset.Source {
 		return ruleset.Source{Header: &ruleset.HeaderSource{Name: name}}
 	}
-	bearer, address := ruleset.Source{BearerToken: true}, ruleset.Source{ClientIP: true}
+	bearer, address := ruleset.Source{BearerToken: true}, ruleset.Source{ClientIP: &ruleset.ClientIPSource{}}
 	const hashOfToken = "sha256:3c469e9d6c5875d37a43f353d4f88e61fcf812c66eee3457465a40b0da4153e0" // of "token"
 	remote := netip.MustParseAddr("::ffff:10.1.2.3")
 	long := strings.Repeat("x", 257)

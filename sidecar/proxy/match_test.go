@@ -177,9 +177,11 @@ func TestCompileRefuses(t *testing.T) {
 			p.Match = []ruleset.Match{{Path: &ruleset.Path{Type: ruleset.PathRegularExpression, Value: "("}}}
 		},
 		"source of a newer operator": func(p *ruleset.Policy) { p.Sources = []ruleset.Source{{}} },
-		"two kinds in one source":    func(p *ruleset.Policy) { p.Sources = []ruleset.Source{{BearerToken: true, ClientIP: true}} },
-		"no limits":                  func(p *ruleset.Policy) { p.Limits = nil },
-		"limit of nothing":           func(p *ruleset.Policy) { p.Limits = []ruleset.Limit{{Requests: 0, WindowMillis: 1}} },
+		"two kinds in one source": func(p *ruleset.Policy) {
+			p.Sources = []ruleset.Source{{BearerToken: true, ClientIP: &ruleset.ClientIPSource{}}}
+		},
+		"no limits":        func(p *ruleset.Policy) { p.Limits = nil },
+		"limit of nothing": func(p *ruleset.Policy) { p.Limits = []ruleset.Limit{{Requests: 0, WindowMillis: 1}} },
 		"override's empty window": func(p *ruleset.Policy) {
 			p.Overrides = []ruleset.Override{{Identities: []string{"a"}, Limits: []ruleset.Limit{{Requests: 1}}}}
 		},

@@ -23,6 +23,10 @@ type Report struct {
 	Version string `json:"version,omitempty"`
 	// Enforcing are the policies of that Ruleset, with their generations.
 	Enforcing []PolicyRef `json:"enforcing,omitempty"`
+	// NotIntercepting names policies of that Ruleset with Intercept of which
+	// this pod cannot intercept some host: the pod's processes began before
+	// they could know an authority that may sign for it.
+	NotIntercepting []string `json:"notIntercepting,omitempty"`
 	// Rejected says why the last received Ruleset could not be applied; the
 	// version above is still enforced then.
 	Rejected *Rejection `json:"rejected,omitempty"`
@@ -32,6 +36,25 @@ type Report struct {
 type Rejection struct {
 	Version string `json:"version"`
 	Reason  string `json:"reason"`
+}
+
+// CertificatePath is the path of the link where a leaf is asked for: POST a
+// CertificateRequest, get a Certificate (200). 403 when a name is none that an
+// intercepting policy of the pod has; 401 as for LinkPath.
+const CertificatePath = "/v1/certificate"
+
+// CertificateRequest asks for a leaf to intercept with.
+type CertificateRequest struct {
+	// Request is a PKCS #10 certificate request in DER, signed with the key
+	// that the sidecar made and keeps; its DNS names are what is asked for.
+	Request []byte `json:"request"`
+}
+
+// Certificate is the leaf, valid for hours.
+type Certificate struct {
+	// Chain is PEM: the leaf, then the authorities above it as signed by the
+	// ones before them, so that clients which know an older one accept it.
+	Chain string `json:"chain"`
 }
 
 // Bootstrap is stamped into a pod at injection (environment variable
@@ -44,6 +67,25 @@ type Bootstrap struct {
 	Ruleset Ruleset `json:"ruleset"`
 	// Probes of the pod's containers on captured ports, forwarded uncounted.
 	Probes []Probe `json:"probes,omitempty"`
+	// Trust says that the pod's containers were led to the trust bundle in
+	// TrustDir: their processes know the Authorities of the Ruleset above.
+	Trust bool `json:"trust,omitempty"`
+	// Explicit is how connections reach a sidecar without capture; nil when
+	// they are captured.
+	Explicit *Explicit `json:"explicit,omitempty"`
+}
+
+// Explicit is capture by proxy: the pod's clients are told of a forward proxy
+// at OutboundPort on loopback, and Services name the sidecar's ports.
+type Explicit struct {
+	// Inbound leads a port of the sidecar to a port of the pod.
+	Inbound []ExplicitPort `json:"inbound,omitempty"`
+}
+
+// ExplicitPort is a port of the sidecar that stands for one of the pod.
+type ExplicitPort struct {
+	Listen uint16 `json:"listen"`
+	Port   uint16 `json:"port"`
 }
 
 // BootstrapEnv is the environment variable that holds the Bootstrap.
@@ -78,6 +120,9 @@ const (
 	OutboundPort = 14001
 	// InboundPort receives captured inbound connections.
 	InboundPort = 14006
+	// FirstExplicitPort is the first of the ports that stand for the pod's own where
+	// nothing is captured: see Explicit.
+	FirstExplicitPort = 14100
 	// HealthPort serves /healthz, /readyz, /metrics and HealthTCPPath on the pod's address.
 	HealthPort = 14020
 	// UID is the sidecar's user and group: what it sends is not captured.
@@ -89,6 +134,17 @@ const (
 	TokenFile = "/var/run/secrets/weir.dev/token"
 	// StateDir is the sidecar's memory-backed storage for its last Ruleset.
 	StateDir = "/var/run/weir"
+	// TrustDir holds what the pod's processes verify TLS with; the sidecar
+	// writes it, memory-backed, and the application's containers mount it read-only.
+	TrustDir = "/var/run/weir-trust"
+	// TrustBundle is PEM in TrustDir: the usual roots and the Authorities.
+	TrustBundle = "ca-bundle.crt"
+	// TrustAuthorities is PEM in TrustDir: the Authorities alone.
+	TrustAuthorities = "authorities.crt"
+	// TrustStore is the bundle as a Java truststore in TrustDir, PKCS #12.
+	TrustStore = "truststore.p12"
+	// TrustStorePassword of TrustStore: no secret, Java asks for one.
+	TrustStorePassword = "changeit"
 )
 
 // Seal sets Version from the content: the hex SHA-256 of the JSON encoding

@@ -17,6 +17,10 @@ type Ruleset struct {
 	Store *Store `json:"store,omitempty"`
 	// Link is where and with which authorities the next Ruleset is asked for.
 	Link Link `json:"link"`
+	// Authorities are PEM: every authority that may sign the leaves of this
+	// namespace, the newest last. Empty while no policy of the namespace
+	// intercepts. Their keys never leave the operator.
+	Authorities string `json:"authorities,omitempty"`
 	// Policies that select the pod, ordered by name.
 	Policies []Policy `json:"policies,omitempty"`
 }
@@ -71,7 +75,24 @@ type Policy struct {
 	Overrides      []Override     `json:"overrides,omitempty"`
 	Observe        bool           `json:"observe,omitempty"`
 	OnStoreFailure OnStoreFailure `json:"onStoreFailure"`
+	// Wait holds a request that exceeds the limit; nil refuses it at once.
+	Wait *Wait `json:"wait,omitempty"`
+	// Intercept ends the TLS of connections to Hosts, so that their requests
+	// are seen; only of Outbound policies.
+	Intercept bool `json:"intercept,omitempty"`
 }
+
+// Wait holds requests that exceed a limit until the next free slot, first come,
+// first served for each identity.
+type Wait struct {
+	// MaxWaitMillis bounds the time of one request.
+	MaxWaitMillis int64 `json:"maxWaitMillis"`
+	// MaxWaiting bounds the requests of one identity that a sidecar holds.
+	MaxWaiting int64 `json:"maxWaiting"`
+}
+
+// MaxWait bounds the time of one request.
+func (w *Wait) MaxWait() time.Duration { return time.Duration(w.MaxWaitMillis) * time.Millisecond }
 
 // PolicyRef says which policy, and which edit of it.
 type PolicyRef struct {
@@ -82,9 +103,26 @@ type PolicyRef struct {
 
 // Match holds for a request when all that it states does.
 type Match struct {
-	Methods []string `json:"methods,omitempty"`
-	Path    *Path    `json:"path,omitempty"`
+	Methods []string      `json:"methods,omitempty"`
+	Path    *Path         `json:"path,omitempty"`
+	Headers []HeaderMatch `json:"headers,omitempty"`
 }
+
+// HeaderMatch holds when a line of the header has the value.
+type HeaderMatch struct {
+	Name  string          `json:"name"`
+	Type  HeaderMatchType `json:"type"`
+	Value string          `json:"value"`
+}
+
+// HeaderMatchType says how a header is compared.
+type HeaderMatchType string
+
+// The header match types; a regular expression matches the whole value.
+const (
+	HeaderExact             HeaderMatchType = "Exact"
+	HeaderRegularExpression HeaderMatchType = "RegularExpression"
+)
 
 // PathType says how a path is compared.
 type PathType string
@@ -106,7 +144,21 @@ type Path struct {
 type Source struct {
 	Header      *HeaderSource `json:"header,omitempty"`
 	BearerToken bool          `json:"bearerToken,omitempty"`
-	ClientIP    bool          `json:"clientIP,omitempty"`
+	// JWTClaim is the name of a claim of the bearer token, read, not verified.
+	JWTClaim string `json:"jwtClaim,omitempty"`
+	// Cookie and QueryParameter are their names, with case.
+	Cookie         string          `json:"cookie,omitempty"`
+	QueryParameter string          `json:"queryParameter,omitempty"`
+	ClientIP       *ClientIPSource `json:"clientIP,omitempty"`
+}
+
+// ClientIPSource is the address that a request came from.
+type ClientIPSource struct {
+	// TrustedHops is how many proxies before the pod append to X-Forwarded-For:
+	// the caller is that entry, counted from the last. 0: the connection's peer.
+	TrustedHops int64 `json:"trustedHops,omitempty"`
+	// IPv6PrefixLength, 1 to 128, names IPv6 callers by their network.
+	IPv6PrefixLength int64 `json:"ipv6PrefixLength"`
 }
 
 // HeaderSource is a request header, removed before forwarding when Strip.
