@@ -3,7 +3,6 @@ package proxy
 import (
 	"context"
 	"errors"
-	"net/http"
 	"sync"
 
 	"github.com/weir-dev/weir/sidecar/limiter"
@@ -15,6 +14,8 @@ type claims struct {
 	policies []*policy
 	takes    []limiter.Take
 }
+
+func (c *claims) reset() { c.policies, c.takes = c.policies[:0], c.takes[:0] }
 
 func (c *claims) add(namespace string, who caller, limits []ruleset.Limit, cost int64) {
 	c.policies = append(c.policies, who.policy)
@@ -34,66 +35,87 @@ type plan struct {
 	bypassed, missed []*policy
 }
 
-// planFor sorts the callers of one request by what their policies ask.
-func planFor(namespace string, callers []caller, cost int64) plan {
-	var out plan
+// reset empties the plan and keeps its memory.
+func (a *plan) reset() {
+	a.rejecting = nil
+	a.enforce.reset()
+	a.observe.reset()
+	a.bypassed, a.missed = a.bypassed[:0], a.missed[:0]
+}
+
+// sort puts the callers of one request where their policies' rules want them.
+func (a *plan) sort(namespace string, callers []caller, cost int64) {
+	a.reset()
 	for _, who := range callers {
 		p := who.policy
 		if who.identity == "" && p.IfMissing != ruleset.IfMissingShared {
 			switch {
 			case p.IfMissing == ruleset.IfMissingBypass:
-				out.bypassed = append(out.bypassed, p)
+				a.bypassed = append(a.bypassed, p)
 			case p.Observe:
-				out.missed = append(out.missed, p)
-			case out.rejecting == nil:
-				out.rejecting = p
+				a.missed = append(a.missed, p)
+			case a.rejecting == nil:
+				a.rejecting = p
 			}
 			continue
 		}
 		limits := p.limitsFor(who.identity)
 		switch {
 		case len(limits) == 0:
-			out.bypassed = append(out.bypassed, p)
+			a.bypassed = append(a.bypassed, p)
 		case p.Observe:
-			out.observe.add(namespace, who, limits, cost)
+			a.observe.add(namespace, who, limits, cost)
 		default:
-			out.enforce.add(namespace, who, limits, cost)
+			a.enforce.add(namespace, who, limits, cost)
 		}
 	}
-	return out
 }
 
-// admit takes from every quota that the request meets. When it returns false,
-// the request has been refused and answered.
-func (x *exchange) admit(t *table, r *http.Request) bool {
-	policies := t.match(x.direction, r.Host, r.Method, readings(r.URL)...)
-	if len(policies) == 0 {
-		return true
+// admission decides on one request after another, and keeps its memory. What it
+// found last holds until the next one.
+type admission struct {
+	// policies that hold for the request.
+	policies []*policy
+	callers  []caller
+	asked    plan
+	// quotas of an admitted Inbound request, told to its client.
+	quotas []quotaItem
+}
+
+// errGone: the client went away before there was an answer for it.
+var errGone = errors.New("the client is gone")
+
+// admit takes from every quota that the request meets. It returns why the
+// request is refused, nil when it is admitted; or errGone.
+func (a *admission) admit(ctx context.Context, p *Proxy, direction ruleset.Direction, r *request) (*refusal, error) {
+	t := p.table.Load()
+	a.quotas = a.quotas[:0]
+	a.policies = t.match(a.policies[:0], direction, r)
+	if len(a.policies) == 0 {
+		return nil, nil
 	}
-	asked := planFor(t.namespace, identify(policies, r, x.conn.client()), 1)
-	if p := asked.rejecting; p != nil {
+	a.callers = identify(a.callers[:0], a.policies, r)
+	a.asked.sort(t.namespace, a.callers, 1)
+	if p := a.asked.rejecting; p != nil {
 		p.count(rejected)
-		unnamed(p).write(x.w, r)
-		return false
+		return unnamed(p), nil
 	}
-	decision, outcome := x.proxy.take(r.Context(), asked.enforce)
+	decision, outcome := p.take(ctx, a.asked.enforce)
 	switch outcome {
 	case outcomeGone:
-		panic(http.ErrAbortHandler) // nobody waits for an answer
+		return nil, errGone
 	case outcomeUnavailable:
-		storeUnavailable().write(x.w, r)
-		return false
+		return storeUnavailable(), nil
 	case outcomeLimited:
-		quotaExceeded(asked.enforce, decision).write(x.w, r)
-		return false
+		return quotaExceeded(a.asked.enforce, decision), nil
 	case outcomeAdmitted:
-		if x.direction == ruleset.Inbound && len(asked.enforce.takes) > 0 {
-			x.quotas = quotaItems(asked.enforce, decision)
+		if direction == ruleset.Inbound && len(a.asked.enforce.takes) > 0 {
+			a.quotas = appendQuotaItems(a.quotas, a.asked.enforce, decision)
 		}
 	case outcomeUncounted:
 	}
-	x.proxy.note(r.Context(), asked, outcome)
-	return true
+	p.note(ctx, &a.asked, outcome)
+	return nil, nil
 }
 
 // outcome of the takes of one request.
@@ -156,7 +178,7 @@ func (c *claims) withoutStore() outcome {
 
 // note counts at the policies that cannot refuse, once the request is
 // admitted.
-func (p *Proxy) note(ctx context.Context, asked plan, o outcome) {
+func (p *Proxy) note(ctx context.Context, asked *plan, o outcome) {
 	for _, policy := range asked.bypassed {
 		policy.count(bypassed)
 	}
@@ -169,7 +191,9 @@ func (p *Proxy) note(ctx context.Context, asked plan, o outcome) {
 		}
 		return
 	}
-	p.observe(ctx, asked.observe)
+	if len(asked.observe.policies) > 0 {
+		p.observe(ctx, asked.observe)
+	}
 }
 
 // observe takes for policies in mode Observe. Each takes by itself: what one

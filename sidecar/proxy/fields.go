@@ -3,7 +3,6 @@ package proxy
 import (
 	"net/http"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/weir-dev/weir/sidecar/limiter"
@@ -30,11 +29,10 @@ type quotaItem struct {
 	resetSeconds int64
 }
 
-// quotaItems has an item for each policy. Of a refused request only the
+// appendQuotaItems has an item for each policy. Of a refused request only the
 // policies that refused tell when they free: Retry-After must not be earlier
 // than any time told (section 6.3), and the others' times are not its reason.
-func quotaItems(c claims, d limiter.Decision) []quotaItem {
-	items := make([]quotaItem, 0, len(c.policies))
+func appendQuotaItems(items []quotaItem, c claims, d limiter.Decision) []quotaItem {
 	for i, p := range c.policies {
 		q, ok := tightest(d, i)
 		if !ok {
@@ -97,21 +95,34 @@ func addRateLimitFields(h http.Header, items []quotaItem) {
 	if len(items) == 0 {
 		return
 	}
-	var policies, states []byte
+	h[fieldRateLimitPolicy] = []string{string(appendPolicies(nil, items))}
+	h[fieldRateLimit] = []string{string(appendStates(nil, items))}
+}
+
+// appendPolicies writes the value of RateLimit-Policy.
+func appendPolicies(b []byte, items []quotaItem) []byte {
 	for i, item := range items {
 		if i > 0 {
-			policies, states = append(policies, ", "...), append(states, ", "...)
+			b = append(b, ", "...)
 		}
-		name := sfString(item.name)
-		policies = appendParameter(append(policies, name...), "q", item.quota)
-		policies = appendParameter(policies, "w", item.windowSeconds)
-		states = appendParameter(append(states, name...), "r", item.remaining)
+		b = appendParameter(appendSFString(b, item.name), "q", item.quota)
+		b = appendParameter(b, "w", item.windowSeconds)
+	}
+	return b
+}
+
+// appendStates writes the value of RateLimit.
+func appendStates(b []byte, items []quotaItem) []byte {
+	for i, item := range items {
+		if i > 0 {
+			b = append(b, ", "...)
+		}
+		b = appendParameter(appendSFString(b, item.name), "r", item.remaining)
 		if item.resetSeconds >= 0 {
-			states = appendParameter(states, "t", item.resetSeconds)
+			b = appendParameter(b, "t", item.resetSeconds)
 		}
 	}
-	h[fieldRateLimitPolicy] = []string{string(policies)}
-	h[fieldRateLimit] = []string{string(states)}
+	return b
 }
 
 func appendParameter(b []byte, name string, value int64) []byte {
@@ -121,33 +132,33 @@ func appendParameter(b []byte, name string, value int64) []byte {
 	return strconv.AppendInt(b, value, 10)
 }
 
-// sfString is a String of RFC 9651 section 3.3.3, which has no characters
-// outside of printable ASCII.
-func sfString(s string) string {
-	var b strings.Builder
-	b.WriteByte('"')
+// appendSFString writes a String of RFC 9651 section 3.3.3, which has no
+// characters outside of printable ASCII.
+func appendSFString(b []byte, s string) []byte {
+	b = append(b, '"')
 	for i := range len(s) {
 		switch c := s[i]; {
 		case c < 0x20 || c > 0x7e:
-			b.WriteByte('?')
+			b = append(b, '?')
 		case c == '"' || c == '\\':
-			b.WriteByte('\\')
-			b.WriteByte(c)
+			b = append(b, '\\', c)
 		default:
-			b.WriteByte(c)
+			b = append(b, c)
 		}
 	}
-	b.WriteByte('"')
-	return b.String()
+	return append(b, '"')
 }
 
 // setRetryAfter tells whole seconds, rounded up and at least 1. A negative d
 // means never, which the field cannot say.
 func setRetryAfter(h http.Header, d time.Duration) {
 	if d >= 0 {
-		h.Set("Retry-After", strconv.FormatInt(max(ceilSeconds(d), 1), 10))
+		h.Set("Retry-After", strconv.FormatInt(wholeSeconds(d), 10))
 	}
 }
+
+// wholeSeconds is a time as Retry-After tells it.
+func wholeSeconds(d time.Duration) int64 { return max(ceilSeconds(d), 1) }
 
 // ceilSeconds rounds up to whole seconds; negative stays negative.
 func ceilSeconds(d time.Duration) int64 { return ceil(d, time.Second) }

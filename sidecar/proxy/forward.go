@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"io"
 	"net/http"
 	"net/http/httputil"
 	"net/textproto"
@@ -50,8 +51,7 @@ type exchange struct {
 	direction ruleset.Direction
 	conn      *conn
 	w         http.ResponseWriter
-	// quotas of an admitted Inbound request, told to its client.
-	quotas []quotaItem
+	admission
 	// proxyAuthenticate of the response: see RoundTrip.
 	proxyAuthenticate []string
 	upgraded          bool
@@ -185,3 +185,40 @@ var bufferPool = sync.Pool{New: func() any { return new([bufferBytes]byte) }}
 
 func (buffers) Get() []byte  { return bufferPool.Get().(*[bufferBytes]byte)[:] }
 func (buffers) Put(b []byte) { bufferPool.Put((*[bufferBytes]byte)(b)) }
+
+// strip removes from a request what its policies strip, trailers included.
+func strip(r *http.Request, policies []*policy) {
+	var names []string
+	for _, p := range policies {
+		names = append(names, p.stripped...)
+	}
+	for _, name := range names {
+		delete(r.Header, name)
+	}
+	if len(names) > 0 && len(r.Trailer) > 0 {
+		body := stripped{ReadCloser: r.Body, trailer: r.Trailer, names: names}
+		body.strip() // what is announced
+		r.Body = body
+	}
+}
+
+// stripped is a body whose end brings trailers, which some are taken out of.
+type stripped struct {
+	io.ReadCloser
+	trailer http.Header
+	names   []string
+}
+
+func (b stripped) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err != nil {
+		b.strip()
+	}
+	return n, err
+}
+
+func (b stripped) strip() {
+	for _, name := range b.names {
+		delete(b.trailer, name)
+	}
+}

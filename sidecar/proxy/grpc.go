@@ -20,29 +20,21 @@ const (
 	grpcUnavailable       grpcCode = 14
 )
 
-// isGRPC reports whether the request is gRPC, of any message encoding, or
-// gRPC-Web.
-func isGRPC(r *http.Request) bool {
-	contentType := r.Header["Content-Type"]
-	return len(contentType) > 0 && strings.HasPrefix(contentType[0], "application/grpc")
-}
-
-// writeGRPC answers with Trailers-Only, as gRPC's "PROTOCOL-HTTP2" calls a
+// grpcAnswer makes the answer Trailers-Only, as gRPC's "PROTOCOL-HTTP2" calls a
 // response that is one header block.
-func (f refusal) writeGRPC(w http.ResponseWriter) {
-	h := w.Header()
-	h.Set("Content-Type", "application/grpc")
-	h.Set("Grpc-Status", strconv.Itoa(int(f.grpcCode)))
-	h.Set("Grpc-Message", percentEncoded(f.problem.Detail))
-	h.Set("Grpc-Status-Details-Bin", base64.RawStdEncoding.EncodeToString(f.grpcStatus()))
-	w.WriteHeader(http.StatusOK)
+func (f *refusal) grpcAnswer(out *answer) {
+	out.status = http.StatusOK
+	out.add("Content-Type", "application/grpc")
+	out.add("Grpc-Status", strconv.Itoa(int(f.grpcCode)))
+	out.add("Grpc-Message", percentEncoded(f.problem.Detail))
+	out.add("Grpc-Status-Details-Bin", base64.RawStdEncoding.EncodeToString(f.grpcStatus()))
 }
 
 // grpcStatus encodes a google.rpc.Status with RetryInfo and QuotaFailure
 // where they apply (googleapis, google/rpc/status.proto and
 // error_details.proto). By hand: three messages are not worth the size of
 // their generated packages in every pod.
-func (f refusal) grpcStatus() []byte {
+func (f *refusal) grpcStatus() []byte {
 	status := protowire.AppendTag(nil, 1, protowire.VarintType)
 	status = protowire.AppendVarint(status, uint64(f.grpcCode))
 	status = appendString(status, 2, f.problem.Detail)

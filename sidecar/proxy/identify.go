@@ -4,9 +4,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
-	"io"
-	"net/http"
-	"net/netip"
 	"net/textproto"
 	"strings"
 
@@ -55,98 +52,65 @@ type caller struct {
 	identity string
 }
 
-// identify names the caller to each policy and then removes the headers that
-// any of them strips: two policies may read the same one.
-func identify(policies []*policy, r *http.Request, remote netip.Addr) []caller {
-	callers := make([]caller, len(policies))
-	for i, p := range policies {
-		callers[i] = caller{policy: p, identity: p.identify(r, remote)}
-	}
-	var names []string
+// identify appends who the request is to each policy.
+func identify(callers []caller, policies []*policy, r *request) []caller {
 	for _, p := range policies {
-		for i := range p.sources {
-			if p.sources[i].strip {
-				names = append(names, p.sources[i].header)
-			}
-		}
+		callers = append(callers, caller{policy: p, identity: p.identify(r)})
 	}
-	strip(r, names)
 	return callers
 }
 
-// strip removes headers, and trailers of their names.
-func strip(r *http.Request, names []string) {
-	for _, name := range names {
-		delete(r.Header, name)
+// strips reports whether any of the policies takes the field out of requests.
+// All of them have read it before: two may name their callers by the same.
+func strips(policies []*policy, name string) bool {
+	for _, p := range policies {
+		for _, stripped := range p.stripped {
+			if sameName(stripped, name) {
+				return true
+			}
+		}
 	}
-	if len(names) > 0 && len(r.Trailer) > 0 {
-		body := stripped{ReadCloser: r.Body, trailer: r.Trailer, names: names}
-		body.strip() // what is announced
-		r.Body = body
-	}
+	return false
 }
 
-// stripped is a body whose end brings trailers, which some are taken out of.
-type stripped struct {
-	io.ReadCloser
-	trailer http.Header
-	names   []string
-}
-
-func (b stripped) Read(p []byte) (int, error) {
-	n, err := b.ReadCloser.Read(p)
-	if err != nil {
-		b.strip()
+// framing are fields without which a request is another one; they are read, and
+// never stripped.
+func framing(name string) bool {
+	switch name {
+	case "Host", "Content-Length", "Transfer-Encoding", "Connection", "Upgrade", "Expect", "Trailer", "Te":
+		return true
 	}
-	return n, err
+	return false
 }
 
-func (b stripped) strip() {
-	for _, name := range b.names {
-		delete(b.trailer, name)
-	}
-}
-
-func (p *policy) identify(r *http.Request, remote netip.Addr) string {
+func (p *policy) identify(r *request) string {
 	for i := range p.sources {
-		if value := p.sources[i].value(r, remote); value != "" {
+		if value := p.sources[i].value(r); value != "" {
 			return boundedIdentity(value)
 		}
 	}
 	return ""
 }
 
-func (s *source) value(r *http.Request, remote netip.Addr) string {
+func (s *source) value(r *request) string {
 	switch {
-	case s.header == "Host": // net/http keeps it out of Header
-		return r.Host
+	case s.header == "Host":
+		return r.host
 	case s.header != "":
-		return firstValue(r.Header[s.header])
+		return r.first(s.header)
 	case s.bearer:
-		return bearerIdentity(r.Header["Authorization"])
-	case s.clientIP && remote.IsValid():
-		return remote.Unmap().WithZone("").String()
-	}
-	return ""
-}
-
-// firstValue is the first line of a header that says anything, without the
-// space around it. Later lines are ignored: a gateway that sets the header
-// replaces it, and one that appends has not vouched for the lines before.
-func firstValue(lines []string) string {
-	for _, line := range lines {
-		if line = textproto.TrimString(line); line != "" {
-			return line
-		}
+		return bearerIdentity(r.first("Authorization"))
+	case s.clientIP && r.remote.IsValid():
+		return r.remote.Unmap().WithZone("").String()
 	}
 	return ""
 }
 
 // bearerIdentity is the hash of a bearer token (RFC 6750; the scheme has no
 // case, RFC 9110 section 11.1).
-func bearerIdentity(lines []string) string {
-	scheme, token, _ := strings.Cut(firstValue(lines), " ")
-	token = textproto.TrimString(token)
+func bearerIdentity(credentials string) string {
+	scheme, token, _ := strings.Cut(credentials, " ")
+	token = trimSpace(token)
 	if token == "" || !strings.EqualFold(scheme, "Bearer") {
 		return ""
 	}

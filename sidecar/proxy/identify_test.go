@@ -47,7 +47,9 @@ func TestIdentify(t *testing.T) {
 		if c.headers != nil {
 			r.Header = c.headers
 		}
-		if got := identify(compiled.policies, r, remote)[0].identity; got != c.want {
+		var seen request
+		seen.requestOf(r, remote)
+		if got := identify(nil, compiled.policies, &seen)[0].identity; got != c.want {
 			t.Errorf("%s: identity %q, want %q", c.reason, got, c.want)
 		}
 	}
@@ -66,11 +68,14 @@ func TestStripAfterAllHaveRead(t *testing.T) {
 	)
 	r := httptest.NewRequest(http.MethodGet, "/", nil)
 	r.Header = http.Header{"X-User-Id": {"alice", "eve"}, "X-Fallback": {"bob"}, "X-Other": {"stays"}}
-	for _, who := range identify(compiled.policies, r, netip.Addr{}) {
+	var seen request
+	seen.requestOf(r, netip.Addr{})
+	for _, who := range identify(nil, compiled.policies, &seen) {
 		if who.identity != "alice" {
 			t.Errorf("policy %s sees %q, want alice", who.policy.Name, who.identity)
 		}
 	}
+	strip(r, compiled.policies)
 	if len(r.Header) != 1 || r.Header.Get("X-Other") != "stays" {
 		t.Errorf("headers left: %v, want only X-Other", r.Header)
 	}

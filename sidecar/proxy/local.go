@@ -72,7 +72,7 @@ func (p *Proxy) check(w http.ResponseWriter, r *http.Request) {
 	if !ok {
 		return
 	}
-	p.note(r.Context(), plan{bypassed: asked.bypassed, missed: asked.missed}, outcomeAdmitted)
+	p.note(r.Context(), &plan{bypassed: asked.bypassed, missed: asked.missed}, outcomeAdmitted)
 	if len(asked.observe.takes) > 0 {
 		p.observeLocally(w, r, asked.observe, response)
 		return
@@ -124,7 +124,7 @@ func (p *Proxy) remaining(w http.ResponseWriter, r *http.Request) {
 	case err == nil:
 		response.Allowed = decision.Admitted || observing
 		response.fill(decision)
-		addRateLimitFields(w.Header(), quotaItems(claims, decision))
+		addRateLimitFields(w.Header(), appendQuotaItems(nil, claims, decision))
 		writeJSON(w, http.StatusOK, "application/json", response)
 	case claims.policies[0].OnStoreFailure == ruleset.OnStoreFailureDeny && !observing:
 		p.reportStore(err)
@@ -181,7 +181,8 @@ func (p *Proxy) localPlan(w http.ResponseWriter, r *http.Request, request checkR
 			return plan{}, none, false
 		}
 	}
-	asked := planFor(t.namespace, []caller{who}, cost)
+	var asked plan
+	asked.sort(t.namespace, []caller{who}, cost)
 	if asked.rejecting != nil {
 		badRequest(fmt.Errorf("identity: required by policy %s (ifMissing: Reject)", policy.fullName)).write(w, r)
 		return plan{}, none, false
@@ -225,7 +226,7 @@ func respondLocally(w http.ResponseWriter, r *http.Request, c claims, d limiter.
 	}
 	response.Allowed = o != outcomeLimited
 	response.fill(d)
-	addRateLimitFields(w.Header(), quotaItems(c, d))
+	addRateLimitFields(w.Header(), appendQuotaItems(nil, c, d))
 	writeJSON(w, status, "application/json", response)
 }
 
@@ -239,15 +240,15 @@ func (r *checkResponse) fill(d limiter.Decision) {
 	r.RetryAfterMillis = max(ceilMillis(d.RetryAfter), 0)
 }
 
-func badRequest(err error) refusal {
-	return refusal{weirError: errorBadRequest, grpcCode: grpcInvalidArgument, problem: problem{
+func badRequest(err error) *refusal {
+	return &refusal{weirError: errorBadRequest, grpcCode: grpcInvalidArgument, problem: problem{
 		Type: typeBlank, Title: "Bad Request", Status: http.StatusBadRequest, Detail: err.Error(),
 	}}
 }
 
 // unknownService names the services that this pod has, which its
 // applications may know.
-func unknownService(t *table) refusal {
+func unknownService(t *table) *refusal {
 	names := make([]string, 0, len(t.policies))
 	for _, p := range t.policies {
 		names = append(names, p.Service)
@@ -257,7 +258,7 @@ func unknownService(t *table) refusal {
 	if len(names) > 0 {
 		detail = "This pod's services are: " + strings.Join(names, ", ") + "."
 	}
-	return refusal{weirError: errorNotFound, problem: problem{
+	return &refusal{weirError: errorNotFound, problem: problem{
 		Type: typeBlank, Title: "Not Found", Status: http.StatusNotFound, Detail: detail,
 	}}
 }

@@ -3,10 +3,10 @@ package proxy
 import (
 	"fmt"
 	"net/netip"
-	"net/url"
 	"path"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -34,10 +34,12 @@ type index struct {
 // policy is a compiled ruleset.Policy.
 type policy struct {
 	*ruleset.Policy
-	order     int
-	fullName  string // namespace/name
-	matches   []match
-	sources   []source
+	order    int
+	fullName string // namespace/name
+	matches  []match
+	sources  []source
+	// stripped are the names of headers that its sources strip.
+	stripped  []string
 	overrides map[string][]ruleset.Limit
 	counters  [decisions]prometheus.Counter
 }
@@ -99,6 +101,9 @@ func compilePolicy(namespace string, rp *ruleset.Policy) (*policy, error) {
 			return nil, err
 		}
 		p.sources = append(p.sources, compiled)
+		if compiled.strip && !framing(compiled.header) {
+			p.stripped = append(p.stripped, compiled.header)
+		}
 	}
 	for _, o := range rp.Overrides {
 		for _, identity := range o.Identities {
@@ -197,18 +202,23 @@ func (x *index) add(p *policy) {
 	}
 }
 
-// match returns the policies that hold for a request, in the Ruleset's order:
-// for any of the readings of its path. Neither host nor readings are normalized.
-func (t *table) match(d ruleset.Direction, host, method string, readings ...string) []*policy {
-	found := t.of(d).byHost(normalHost(host))
-	if len(found) == 0 {
-		return nil
+// match appends to found the policies that hold for a request, in the
+// Ruleset's order: for any of the readings of its path.
+func (t *table) match(found []*policy, d ruleset.Direction, r *request) []*policy {
+	index := t.of(d)
+	if index.empty() {
+		return found
 	}
-	for i, reading := range readings {
-		readings[i] = normalPath(reading)
+	found = index.byHost(found, normalHost(r.host))
+	if !slices.ContainsFunc(found, func(p *policy) bool { return len(p.matches) > 0 }) {
+		return found
+	}
+	paths := readings(r.path)
+	for i, path := range paths {
+		paths[i] = normalPath(path)
 	}
 	return slices.DeleteFunc(found, func(p *policy) bool {
-		return !slices.ContainsFunc(readings, func(path string) bool { return p.matchesRequest(method, path) })
+		return !slices.ContainsFunc(paths, func(path string) bool { return p.matchesRequest(r, path) })
 	})
 }
 
@@ -216,12 +226,11 @@ func (t *table) match(d ruleset.Direction, host, method string, readings ...stri
 // and where it has them, with encoded slashes that separate nothing (as
 // net/http's ServeMux reads them) and without path parameters (as servlet
 // containers do). The one that the policy's author thought of is among them.
-func readings(u *url.URL) []string {
-	paths := []string{u.Path}
-	if u.RawPath == "" && !strings.Contains(u.Path, ";") {
+func readings(raw string) []string {
+	paths := []string{unescaped(raw)}
+	if !strings.ContainsAny(raw, "%;") {
 		return paths
 	}
-	raw := u.EscapedPath()
 	spellings := []string{raw}
 	if strings.Contains(raw, ";") {
 		spellings = append(spellings, withoutParameters(raw))
@@ -229,12 +238,32 @@ func readings(u *url.URL) []string {
 	for _, spelling := range spellings {
 		kept := keptSlashes.Replace(spelling)
 		for _, escaped := range []string{spelling, kept} {
-			if path, err := url.PathUnescape(escaped); err == nil && !slices.Contains(paths, path) {
+			if path := unescaped(escaped); !slices.Contains(paths, path) {
 				paths = append(paths, path)
 			}
 		}
 	}
 	return paths
+}
+
+// unescaped decodes what is percent-encoded, and leaves as it is what begins
+// like that and is not: some servers do so, and the others refuse it.
+func unescaped(raw string) string {
+	if !strings.Contains(raw, "%") {
+		return raw
+	}
+	decoded := make([]byte, 0, len(raw))
+	for i := 0; i < len(raw); i++ {
+		if raw[i] == '%' && i+2 < len(raw) {
+			if c, err := strconv.ParseUint(raw[i+1:i+3], 16, 8); err == nil {
+				decoded = append(decoded, byte(c))
+				i += 2
+				continue
+			}
+		}
+		decoded = append(decoded, raw[i])
+	}
+	return string(decoded)
 }
 
 // keptSlashes makes what decodes to "%2F" of what decodes to a slash.
@@ -259,8 +288,9 @@ func (t *table) of(d ruleset.Direction) *index {
 
 func (x *index) empty() bool { return len(x.any)+len(x.exact)+len(x.wildcard) == 0 }
 
-func (x *index) byHost(host string) []*policy {
-	found := slices.Clone(x.any)
+// byHost appends the policies that hold for a normalized host.
+func (x *index) byHost(found []*policy, host string) []*policy {
+	found = append(found, x.any...)
 	if len(x.exact) == 0 && len(x.wildcard) == 0 || len(host) > maxHostBytes {
 		return found
 	}
@@ -282,13 +312,13 @@ func (x *index) byHost(host string) []*policy {
 	return found
 }
 
-func (p *policy) matchesRequest(method, normalizedPath string) bool {
+func (p *policy) matchesRequest(r *request, normalizedPath string) bool {
 	if len(p.matches) == 0 {
 		return true
 	}
 	for i := range p.matches {
 		m := &p.matches[i]
-		if (len(m.methods) == 0 || slices.Contains(m.methods, method)) && m.matchesPath(normalizedPath) {
+		if (len(m.methods) == 0 || slices.Contains(m.methods, r.method)) && m.matchesPath(normalizedPath) {
 			return true
 		}
 	}

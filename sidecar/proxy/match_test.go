@@ -62,7 +62,7 @@ func TestMatchHost(t *testing.T) {
 		{"no host, any host", ruleset.Inbound, "", []string{"served"}},
 	} {
 		var got []string
-		for _, p := range compiled.match(c.d, c.host, "GET", "/") {
+		for _, p := range compiled.match(nil, c.d, &request{method: "GET", host: c.host, path: "/"}) {
 			got = append(got, p.Name)
 		}
 		if !slices.Equal(got, c.want) {
@@ -127,7 +127,7 @@ func TestMatchPathAndMethod(t *testing.T) {
 		{"no match is every request", nil, "GET", "/x", true},
 	} {
 		compiled := mustCompile(t, basic("p", func(p *ruleset.Policy) { p.Match = c.matches; p.Direction = ruleset.Inbound }))
-		if got := len(compiled.match(ruleset.Inbound, "h", c.method, c.path)) == 1; got != c.want {
+		if got := len(compiled.match(nil, ruleset.Inbound, &request{method: c.method, host: "h", path: c.path})) == 1; got != c.want {
 			t.Errorf("%s: %s %q matches: %t, want %t", c.reason, c.method, c.path, got, c.want)
 		}
 	}
@@ -158,7 +158,7 @@ func TestReadingsOfAPath(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := len(compiled.match(ruleset.Outbound, "api.example.com", "GET", readings(u)...)) == 1; got != c.want {
+		if got := len(compiled.match(nil, ruleset.Outbound, &request{method: "GET", host: "api.example.com", path: u.EscapedPath()})) == 1; got != c.want {
 			t.Errorf("%s: %q matches: %t, want %t", c.reason, c.target, got, c.want)
 		}
 	}
@@ -245,7 +245,7 @@ func BenchmarkMatch(b *testing.B) {
 	}
 	b.ReportAllocs()
 	for b.Loop() {
-		if len(compiled.match(ruleset.Outbound, "pc.example.com", "GET", "/v1/me")) != 1 {
+		if len(compiled.match(nil, ruleset.Outbound, &request{method: "GET", host: "pc.example.com", path: "/v1/me"})) != 1 {
 			b.Fatal("no match")
 		}
 	}

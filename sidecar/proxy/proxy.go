@@ -179,11 +179,20 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	c.taken()
 	x := &exchange{proxy: s.proxy, direction: s.direction, conn: c, w: w}
-	if s.direction == ruleset.Inbound && isProbe(s.proxy.probes, c.destination.Port(), r) {
+	var seen request
+	seen.requestOf(r, c.client())
+	if s.direction == ruleset.Inbound && seen.probed(s.proxy.probes, c.destination.Port()) {
 		x.forward(r)
 		return
 	}
-	if x.admit(s.proxy.table.Load(), r) {
+	refused, err := x.admit(r.Context(), s.proxy, s.direction, &seen)
+	switch {
+	case err != nil:
+		panic(http.ErrAbortHandler) // nobody waits for an answer
+	case refused != nil:
+		refused.write(w, r)
+	default:
+		strip(r, x.policies)
 		x.forward(r)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/weir-dev/weir/sidecar/limiter"
@@ -61,12 +62,12 @@ type refusal struct {
 	quotas     []quotaItem
 }
 
-func quotaExceeded(c claims, d limiter.Decision) refusal {
-	out := refusal{
+func quotaExceeded(c claims, d limiter.Decision) *refusal {
+	out := &refusal{
 		weirError:  errorQuotaExceeded,
 		grpcCode:   grpcResourceExhausted,
 		retryAfter: d.RetryAfter,
-		quotas:     quotaItems(c, d),
+		quotas:     appendQuotaItems(nil, c, d),
 		problem: problem{
 			Type:             typeQuotaExceeded,
 			Title:            "Request cannot be satisfied as assigned quota has been exceeded",
@@ -100,8 +101,8 @@ func whenNext(d time.Duration) string {
 	return fmt.Sprintf("The next one is admitted in %s.", time.Duration(ceilMillis(d))*time.Millisecond)
 }
 
-func storeUnavailable() refusal {
-	return refusal{
+func storeUnavailable() *refusal {
+	return &refusal{
 		weirError: errorStore, grpcCode: grpcUnavailable, retryAfter: storeRetryAfter,
 		problem: problem{
 			Type:   typeReducedCapacity,
@@ -112,8 +113,8 @@ func storeUnavailable() refusal {
 	}
 }
 
-func unnamed(p *policy) refusal {
-	return refusal{
+func unnamed(p *policy) *refusal {
+	return &refusal{
 		weirError: errorUnnamed, grpcCode: grpcInvalidArgument,
 		problem: problem{
 			Type: typeBlank, Title: "Bad Request", Status: http.StatusBadRequest,
@@ -133,8 +134,8 @@ func (p *policy) wanted() string {
 	return "a bearer token in the header Authorization"
 }
 
-func unreachable() refusal {
-	return refusal{
+func unreachable() *refusal {
+	return &refusal{
 		weirError: errorUnreachable, grpcCode: grpcUnavailable,
 		problem: problem{
 			Type: typeBlank, Title: "Bad Gateway", Status: http.StatusBadGateway,
@@ -143,19 +144,49 @@ func unreachable() refusal {
 	}
 }
 
-// write answers r: in gRPC's way when it asked so.
-func (f refusal) write(w http.ResponseWriter, r *http.Request) {
+// answer is a refusal as a response: status, fields in their order and body.
+type answer struct {
+	status int
+	fields []field
+	body   []byte
+}
+
+// answer says the refusal in the client's way: gRPC's, or HTTP's.
+func (f *refusal) answer(grpc bool) answer {
+	out := answer{status: f.problem.Status, fields: make([]field, 0, 8)}
+	if f.retryAfter > 0 {
+		out.add("Retry-After", strconv.FormatInt(wholeSeconds(f.retryAfter), 10))
+	}
+	if len(f.quotas) > 0 {
+		out.add(fieldRateLimitPolicy, string(appendPolicies(nil, f.quotas)))
+		out.add(fieldRateLimit, string(appendStates(nil, f.quotas)))
+	}
+	out.add(headerWeirError, f.weirError)
+	if grpc {
+		f.grpcAnswer(&out)
+		return out
+	}
+	encoded, err := json.Marshal(&f.problem)
+	if err != nil {
+		panic(err) // only our own struct, which encodes
+	}
+	out.body = encoded
+	out.add("Content-Type", "application/problem+json")
+	out.add("Content-Length", strconv.Itoa(len(encoded)))
+	return out
+}
+
+func (a *answer) add(name, value string) { a.fields = append(a.fields, field{name, value}) }
+
+// write answers a request of net/http's.
+func (f *refusal) write(w http.ResponseWriter, r *http.Request) {
+	out := f.answer(strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc"))
 	h := w.Header()
-	h.Set(headerWeirError, f.weirError)
-	addRateLimitFields(h, f.quotas)
-	if f.retryAfter != 0 {
-		setRetryAfter(h, f.retryAfter)
+	for _, line := range out.fields {
+		h[line.name] = []string{line.value}
 	}
-	if isGRPC(r) {
-		f.writeGRPC(w)
-		return
-	}
-	writeJSON(w, f.problem.Status, "application/problem+json", f.problem)
+	w.WriteHeader(out.status)
+	_, _ = w.Write(out.body) // a HEAD has no body: net/http drops it; a client that is gone needs none
 }
 
 func writeJSON(w http.ResponseWriter, status int, contentType string, body any) {

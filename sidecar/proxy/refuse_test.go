@@ -41,7 +41,7 @@ func TestRefusalGolden(t *testing.T) {
 	t.Parallel()
 	c, d := twoPolicies(t)
 	reject := mustCompile(t, basic("spotify", func(p *ruleset.Policy) { p.IfMissing = ruleset.IfMissingReject })).policies[0]
-	for name, f := range map[string]refusal{
+	for name, f := range map[string]*refusal{
 		"quota-exceeded":   quotaExceeded(c, d),
 		"store":            storeUnavailable(),
 		"identity-missing": unnamed(reject),
@@ -154,7 +154,7 @@ func TestRateLimitFields(t *testing.T) {
 	} {
 		compiled := mustCompile(t, basic("a", nil))
 		h := http.Header{}
-		addRateLimitFields(h, quotaItems(claims{policies: compiled.policies}, c.d))
+		addRateLimitFields(h, appendQuotaItems(nil, claims{policies: compiled.policies}, c.d))
 		if got := strings.Join(h[fieldRateLimitPolicy], ""); got != c.policy {
 			t.Errorf("%s: RateLimit-Policy %s, want %s", c.reason, got, c.policy)
 		}
@@ -162,8 +162,8 @@ func TestRateLimitFields(t *testing.T) {
 			t.Errorf("%s: RateLimit %s, want %s", c.reason, got, c.state)
 		}
 	}
-	if got, want := sfString("a\"\\\xff"), `"a\"\\?"`; got != want {
-		t.Errorf("sfString = %s, want %s", got, want)
+	if got, want := string(appendSFString(nil, "a\"\\\xff")), `"a\"\\?"`; got != want {
+		t.Errorf("appendSFString = %s, want %s", got, want)
 	}
 }
 
