@@ -5,86 +5,39 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/http"
 	"net/netip"
-	"sync"
 	"time"
 
 	"github.com/weir-dev/weir/sidecar/ruleset"
 )
-
-const (
-	// readHeaderTimeout bounds a request's head from its first byte. Between
-	// requests a connection may be idle for as long as both ends like.
-	readHeaderTimeout = 30 * time.Second
-	// maxHeaderBytes bounds a request's and a response's head: what net/http
-	// servers allow by default, so that the sidecar is not the narrower.
-	maxHeaderBytes = 1 << 20
-	// handOver bounds the wait for a first request's head at the beginning of
-	// a drain, as net/http's Shutdown does.
-	handOver = 5 * time.Second
-)
-
-// connKey is the context key of a request's *conn.
-type connKey struct{}
 
 // server serves one listener.
 type server struct {
 	proxy     *Proxy
 	direction ruleset.Direction
 	listener  net.Listener
-	http      *http.Server
-	queue     *queue
+	http2     *http2Server
 	// accepted is closed when the accept loop has ended.
 	accepted chan struct{}
-	// sniffing are connections of which it is not known yet what they speak.
-	sniffing sync.WaitGroup
 }
 
 func newServer(p *Proxy, direction ruleset.Direction, l net.Listener) *server {
-	s := &server{
-		proxy:     p,
-		direction: direction,
-		listener:  l,
-		queue:     &queue{conns: make(chan net.Conn), done: make(chan struct{}), addr: l.Addr()},
-		accepted:  make(chan struct{}),
-	}
-	var protocols http.Protocols
-	protocols.SetHTTP1(true)
-	protocols.SetUnencryptedHTTP2(true)
-	s.http = &http.Server{
-		Handler:           s,
-		Protocols:         &protocols,
-		ReadHeaderTimeout: readHeaderTimeout,
-		MaxHeaderBytes:    maxHeaderBytes,
-		ErrorLog:          p.quiet,
-		BaseContext:       func(net.Listener) context.Context { return p.cut },
-		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
-			return context.WithValue(ctx, connKey{}, c)
-		},
-		ConnState: func(c net.Conn, state http.ConnState) {
-			if state == http.StateClosed {
-				c.(*conn).taken()
-			}
-		},
-		// "OPTIONS *" is the application's to answer.
-		DisableGeneralOptionsHandler: true,
-	}
+	s := &server{proxy: p, direction: direction, listener: l, accepted: make(chan struct{})}
+	s.http2 = newHTTP2Server(s)
 	return s
 }
 
 // serve accepts until the listener is closed.
 func (s *server) serve() error {
 	defer close(s.accepted)
-	go func() { _ = s.http.Serve(s.queue) }() // ends with the queue
+	go s.http2.serve()
 	backoff := 5 * time.Millisecond
 	for {
 		c, err := s.listener.Accept()
 		switch {
 		case err == nil:
 			backoff = 5 * time.Millisecond
-			s.sniffing.Add(1)
-			go s.receive(c)
+			s.receive(c)
 		case s.proxy.draining.Err() != nil:
 			return nil
 		case errors.Is(err, net.ErrClosed):
@@ -100,8 +53,8 @@ func (s *server) serve() error {
 	}
 }
 
-// shutdown ends accepting, lets what has been accepted find its way, and
-// drains the HTTP connections.
+// shutdown ends accepting, tells the sessions to go when they are idle, and
+// drains those of HTTP/2.
 func (s *server) shutdown(ctx context.Context) error {
 	_ = s.listener.Close() // closed twice is closed
 	select {
@@ -109,55 +62,27 @@ func (s *server) shutdown(ctx context.Context) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	if err := waitFor(ctx, &s.sniffing); err != nil {
-		return err
-	}
-	return s.http.Shutdown(ctx)
+	s.proxy.sessions.each((*session).drain)
+	return s.http2.http.Shutdown(ctx)
 }
 
-// receive finds out what an accepted connection speaks and hands it on.
+// receive begins a session for an accepted connection.
 func (s *server) receive(accepted net.Conn) {
-	defer s.sniffing.Done()
-	c := &conn{Conn: accepted, served: make(chan struct{})}
 	destination, err := s.destinationOf(accepted)
 	if err != nil {
 		s.proxy.log.Debug("connection refused", "direction", s.direction, "error", err)
-		c.reset()
+		refused := stream{Conn: accepted}
+		refused.reset()
 		return
 	}
-	c.destination = destination
-
-	kind, err := s.sniff(c)
-	if err != nil {
-		c.reset()
+	one := &session{server: s, destination: destination, remote: addrPort(accepted.RemoteAddr()).Addr()}
+	one.client.open(accepted)
+	if !s.proxy.sessions.add(one) {
+		s.proxy.metrics.refused.WithLabelValues(string(s.direction)).Inc()
+		one.client.reset()
 		return
 	}
-	switch kind {
-	case speaksHTTP:
-		s.queue.put(c.trimmed())
-	case silent:
-		s.serveSilent(c)
-	default:
-		up, err := s.dial(c)
-		if err != nil {
-			c.reset()
-			return
-		}
-		s.pass(c, up, kind)
-	}
-}
-
-// sniff finds out what a connection speaks. What resembles HTTP is net/http's
-// to refuse where there are limits to evade; elsewhere it passes.
-func (s *server) sniff(c *conn) (protocol, error) {
-	kind, err := c.sniff()
-	if kind != resemblesHTTP {
-		return kind, err
-	}
-	if s.proxy.table.Load().of(s.direction).empty() {
-		return speaksOther, err
-	}
-	return speaksHTTP, err
+	go one.run()
 }
 
 // destinationOf returns where the connection was going, unless that is here.
@@ -207,57 +132,3 @@ func addrPort(a net.Addr) netip.AddrPort {
 	ap := tcp.AddrPort()
 	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
 }
-
-// trimmed drops the empty lines before the first request line, which
-// RFC 9112 section 2.2 lets servers ignore and net/http does not.
-func (c *conn) trimmed() *conn {
-	for len(c.prefix) > 0 && (c.prefix[0] == '\r' || c.prefix[0] == '\n') {
-		c.prefix = c.prefix[1:]
-	}
-	return c
-}
-
-// client is the address that the connection came from.
-func (c *conn) client() netip.Addr { return addrPort(c.RemoteAddr()).Addr() }
-
-// queue is the listener of the http.Server: it yields the connections that
-// turned out to speak HTTP.
-type queue struct {
-	conns chan net.Conn
-	done  chan struct{}
-	once  sync.Once
-	addr  net.Addr
-}
-
-// put returns when the connection's first request is being served, or after
-// handOver: from its Shutdown on, an http.Server drops a connection of which
-// it has not read a head, and does not know one that it has just accepted.
-func (q *queue) put(c *conn) {
-	select {
-	case q.conns <- c:
-		patience := time.NewTimer(handOver)
-		defer patience.Stop()
-		select {
-		case <-c.served:
-		case <-patience.C:
-		}
-	case <-q.done:
-		_ = c.Close()
-	}
-}
-
-func (q *queue) Accept() (net.Conn, error) {
-	select {
-	case c := <-q.conns:
-		return c, nil
-	case <-q.done:
-		return nil, net.ErrClosed
-	}
-}
-
-func (q *queue) Close() error {
-	q.once.Do(func() { close(q.done) })
-	return nil
-}
-
-func (q *queue) Addr() net.Addr { return q.addr }

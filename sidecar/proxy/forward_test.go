@@ -58,16 +58,16 @@ func TestRequestArrivesAsSent(t *testing.T) {
 			"GET / HTTP/1.1\r\nHost: h\r\nForwarded: for=x\r\nX-Forwarded-For: 1.2.3.4\r\n\r\n",
 		},
 		{
-			"without hop-by-hop fields",
-			"GET / HTTP/1.1\r\nHost: h\r\nConnection: X-Hop, X-Forwarded-For\r\nX-Hop: 1\r\nX-Forwarded-For: 1\r\nKeep-Alive: 5\r\n\r\n",
-			"GET / HTTP/1.1\r\nHost: h\r\n\r\n",
+			"without what is for one connection, but for what both connections share",
+			"GET / HTTP/1.1\r\nHost: h\r\nConnection: X-Hop, keep-alive, X-Forwarded-For\r\nX-Hop: 1\r\nX-Forwarded-For: 1\r\nKeep-Alive: 5\r\n\r\n",
+			"GET / HTTP/1.1\r\nHost: h\r\nConnection: keep-alive\r\nKeep-Alive: 5\r\n\r\n",
 		},
 		{
 			"an upgrade to h2c is declined: requests could not be counted after it",
 			"GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: A\r\n\r\n",
 			"GET / HTTP/1.1\r\nHost: h\r\n\r\n",
 		},
-		{"HTTP/1.0", "GET /old HTTP/1.0\r\nHost: h\r\n\r\n", "GET /old HTTP/1.1\r\nHost: h\r\n\r\n"},
+		{"HTTP/1.0", "GET /old HTTP/1.0\r\nHost: h\r\n\r\n", "GET /old HTTP/1.0\r\nHost: h\r\n\r\n"},
 		{"after empty lines", "\r\n\r\nGET / HTTP/1.1\r\nHost: h\r\n\r\n", "GET / HTTP/1.1\r\nHost: h\r\n\r\n"},
 	} {
 		client := h.dial()
@@ -94,10 +94,10 @@ func TestResponseReturnsAsSent(t *testing.T) {
 	})
 	h := serve(t, ruleset.Inbound, upstream)
 	for _, c := range []struct{ reason, request, answer, want string }{
-		{"no Date, no Content-Type", "GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n", answer, "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\n<html"},
-		{"HEAD keeps the length", "HEAD / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\n"},
-		{"304 has no body", "GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n", "HTTP/1.1 304 Not Modified\r\nEtag: \"x\"\r\n\r\n", "HTTP/1.1 304 Not Modified\r\nEtag: \"x\"\r\nConnection: close\r\n\r\n"},
-		{"a forward proxy's challenge", "GET http://x/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", "HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Authenticate: Basic\r\nContent-Length: 0\r\n\r\n", "HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\nProxy-Authenticate: Basic\r\nConnection: close\r\n\r\n"},
+		{"no Date, no Content-Type", "GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n", answer, "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n<html"},
+		{"HEAD keeps the length", "HEAD / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"},
+		{"304 has no body", "GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n", "HTTP/1.1 304 Not Modified\r\nEtag: \"x\"\r\n\r\n", "HTTP/1.1 304 Not Modified\r\nEtag: \"x\"\r\n\r\n"},
+		{"a forward proxy's challenge", "GET http://x/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", "HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Authenticate: Basic\r\nContent-Length: 0\r\n\r\n", "HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Authenticate: Basic\r\nContent-Length: 0\r\n\r\n"},
 	} {
 		next = c.answer
 		if got := h.raw(c.request); got != c.want {
@@ -409,14 +409,18 @@ func TestTunnel(t *testing.T) {
 	t.Parallel()
 	upstream := rawServer(t, func(c *net.TCPConn) {
 		r := bufio.NewReader(c)
-		request, err := http.ReadRequest(r)
-		switch {
-		case err != nil:
-		case request.RequestURI != "api.example.com:443":
-			_, _ = io.WriteString(c, "HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno")
-		default:
-			_, _ = io.WriteString(c, "HTTP/1.1 200 Connection established\r\n\r\nready\n")
-			_, _ = io.Copy(c, r)
+		for {
+			request, err := http.ReadRequest(r)
+			switch {
+			case err != nil:
+				return
+			case request.RequestURI != "api.example.com:443":
+				_, _ = io.WriteString(c, "HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno")
+			default:
+				_, _ = io.WriteString(c, "HTTP/1.1 200 Connection established\r\n\r\nready\n")
+				_, _ = io.Copy(c, r)
+				return
+			}
 		}
 	})
 	h := serve(t, ruleset.Outbound, upstream)

@@ -47,6 +47,8 @@ type metrics struct {
 	requests *prometheus.CounterVec
 	passed   *prometheus.CounterVec
 	upstream *prometheus.CounterVec
+	// malformed requests, and connections beyond maxSessions.
+	malformed, refused *prometheus.CounterVec
 }
 
 func newMetrics(r prometheus.Registerer) *metrics {
@@ -64,9 +66,19 @@ func newMetrics(r prometheus.Registerer) *metrics {
 			Help: "Requests and connections whose destination could not be reached or did not answer.",
 		}, []string{"direction"}),
 	}
-	r.MustRegister(m.requests, m.passed, m.upstream)
+	m.malformed = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "weir_sidecar_malformed_requests_total",
+		Help: "Requests refused because their head or framing is ambiguous, too large or too slow.",
+	}, []string{"direction"})
+	m.refused = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "weir_sidecar_refused_connections_total",
+		Help: "Connections reset because the sidecar holds as many as it may.",
+	}, []string{"direction"})
+	r.MustRegister(m.requests, m.passed, m.upstream, m.malformed, m.refused)
 	for _, d := range []ruleset.Direction{ruleset.Inbound, ruleset.Outbound} {
 		m.upstream.WithLabelValues(string(d))
+		m.malformed.WithLabelValues(string(d))
+		m.refused.WithLabelValues(string(d))
 		m.passed.WithLabelValues(string(d), kindTLS)
 		m.passed.WithLabelValues(string(d), kindOpaque)
 	}

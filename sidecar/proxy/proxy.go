@@ -17,7 +17,6 @@ import (
 	stdlog "log"
 	"log/slog"
 	"net"
-	"net/http"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -59,7 +58,6 @@ type Proxy struct {
 	log         *slog.Logger
 	quiet       *stdlog.Logger // what net/http says, at debug level
 	metrics     *metrics
-	transports  transports
 
 	apply sync.Mutex // serializes Apply
 	table atomic.Pointer[table]
@@ -73,9 +71,8 @@ type Proxy struct {
 	mu      sync.Mutex // guards servers and closed
 	servers []*server
 	closed  bool
-	// relays are connections that no http.Server knows any more: opaque
-	// ones, tunnels and upgrades.
-	relays sync.WaitGroup
+	// sessions are the connections being served.
+	sessions sessions
 }
 
 // New returns a Proxy that forwards everything until Apply gives it rules.
@@ -94,7 +91,6 @@ func New(c Config) *Proxy {
 		log:         c.Logger,
 		quiet:       slog.NewLogLogger(c.Logger.Handler(), slog.LevelDebug),
 		metrics:     newMetrics(c.Registerer),
-		transports:  newTransports(),
 	}
 	p.table.Store(&table{})
 	p.draining, p.drain = context.WithCancel(context.Background())
@@ -149,50 +145,12 @@ func (p *Proxy) Shutdown(ctx context.Context) error {
 		err = errors.Join(err, <-errs)
 	}
 	if err == nil {
-		err = waitFor(ctx, &p.relays)
+		err = p.sessions.drain(ctx)
 	}
 	p.sever()
+	p.sessions.sever()
 	for _, s := range servers {
-		err = errors.Join(err, s.http.Close())
+		err = errors.Join(err, s.http2.http.Close())
 	}
-	p.transports.close()
 	return err
-}
-
-// waitFor waits for the group, at most until ctx ends.
-func waitFor(ctx context.Context, group *sync.WaitGroup) error {
-	done := make(chan struct{})
-	go func() { group.Wait(); close(done) }()
-	select {
-	case <-done:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
-// ServeHTTP decides on one request and forwards or refuses it.
-func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	c, ok := r.Context().Value(connKey{}).(*conn)
-	if !ok {
-		panic("proxy: request without its connection") // only newServer makes servers
-	}
-	c.taken()
-	x := &exchange{proxy: s.proxy, direction: s.direction, conn: c, w: w}
-	var seen request
-	seen.requestOf(r, c.client())
-	if s.direction == ruleset.Inbound && seen.probed(s.proxy.probes, c.destination.Port()) {
-		x.forward(r)
-		return
-	}
-	refused, err := x.admit(r.Context(), s.proxy, s.direction, &seen)
-	switch {
-	case err != nil:
-		panic(http.ErrAbortHandler) // nobody waits for an answer
-	case refused != nil:
-		refused.write(w, r)
-	default:
-		strip(r, x.policies)
-		x.forward(r)
-	}
 }

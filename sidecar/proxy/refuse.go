@@ -22,6 +22,7 @@ const (
 	errorUnnamed       = "identity-missing"
 	errorUnreachable   = "upstream-unreachable"
 	errorBadRequest    = "bad-request"
+	errorMalformed     = "malformed-request"
 	errorNotFound      = "unknown-service"
 )
 
@@ -144,6 +145,16 @@ func unreachable() *refusal {
 	}
 }
 
+// unreadable refuses what cannot be forwarded without guessing.
+func unreadable(wrong *malformed) *refusal {
+	return &refusal{
+		weirError: errorMalformed, grpcCode: grpcInvalidArgument,
+		problem: problem{
+			Type: typeBlank, Title: http.StatusText(wrong.status), Status: wrong.status, Detail: wrong.detail,
+		},
+	}
+}
+
 // answer is a refusal as a response: status, fields in their order and body.
 type answer struct {
 	status int
@@ -177,6 +188,31 @@ func (f *refusal) answer(grpc bool) answer {
 }
 
 func (a *answer) add(name, value string) { a.fields = append(a.fields, field{name, value}) }
+
+// appendHTTP1 writes the answer as HTTP/1.1 has it. The last one of a
+// connection says so, and one that is not, to HTTP/1.0, too.
+func (a *answer) appendHTTP1(b []byte, bodiless, keepAlive, last bool) []byte {
+	b = append(b, "HTTP/1.1 "...)
+	b = strconv.AppendInt(b, int64(a.status), 10)
+	b = append(append(append(b, ' '), http.StatusText(a.status)...), "\r\n"...)
+	for _, line := range a.fields {
+		b = appendLine(b, line.name, line.value)
+	}
+	b = append(b, "Date: "...)
+	b = time.Now().UTC().AppendFormat(b, http.TimeFormat)
+	b = append(b, "\r\n"...)
+	switch {
+	case last:
+		b = append(b, "Connection: close\r\n"...)
+	case keepAlive:
+		b = append(b, "Connection: keep-alive\r\n"...)
+	}
+	b = append(b, "\r\n"...)
+	if bodiless {
+		return b
+	}
+	return append(b, a.body...)
+}
 
 // write answers a request of net/http's.
 func (f *refusal) write(w http.ResponseWriter, r *http.Request) {

@@ -2,14 +2,8 @@ package proxy
 
 import (
 	"bytes"
-	"errors"
-	"io"
-	"net"
-	"net/netip"
-	"os"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 )
 
@@ -22,8 +16,8 @@ const (
 	speaksHTTP
 	speaksTLS
 	speaksOther
-	// silent: the client has not spoken yet.
-	silent
+	// speaksHTTP2: HTTP/2 in clear, by prior knowledge.
+	speaksHTTP2
 	// resemblesHTTP: RTSP and ICE, whose requests HTTP servers have been seen
 	// to answer (Node.js does).
 	resemblesHTTP
@@ -94,6 +88,8 @@ func classifyLine(method, rest []byte, odd bool) protocol {
 	}
 	last := bytes.ToUpper(fields[len(fields)-1])
 	switch {
+	case string(method) == "PRI" && bytes.Equal(last, []byte("HTTP/2.0")):
+		return speaksHTTP2
 	case bytes.HasPrefix(last, []byte("HTTP/")):
 		return speaksHTTP
 	case bytes.HasPrefix(last, []byte("RTSP/")), bytes.HasPrefix(last, []byte("ICE/")):
@@ -138,9 +134,6 @@ func words(line []byte) [][]byte {
 // the buffer. What could still become a request is HTTP: pausing must not be
 // a way around a limit, and ReadHeaderTimeout bounds the rest.
 func classifyLate(data []byte) protocol {
-	if len(data) == 0 {
-		return silent
-	}
 	if kind := classify(data); kind != undecided {
 		return kind
 	}
@@ -157,95 +150,4 @@ func isTokenChar(c byte) bool {
 		return true
 	}
 	return strings.IndexByte("!#$%&'*+-.^_`|~", c) >= 0
-}
-
-// sniff reads until the protocol is clear, at most for sniffWait and
-// sniffBytes. What was read is read again by the connection's next reader.
-// An error other than io.EOF means that the connection is gone; with io.EOF
-// the client has finished sending, and may still listen.
-func (c *conn) sniff() (protocol, error) {
-	if err := c.SetReadDeadline(time.Now().Add(sniffWait)); err != nil {
-		return undecided, err
-	}
-	kind, err := c.readUntilClear()
-	return kind, errors.Join(err, c.SetReadDeadline(time.Time{}))
-}
-
-func (c *conn) readUntilClear() (protocol, error) {
-	for {
-		if kind := classify(c.prefix); kind != undecided {
-			return kind, nil
-		}
-		if len(c.prefix) >= sniffBytes {
-			return classifyLate(c.prefix), nil
-		}
-		err := c.fill()
-		switch {
-		case err == nil:
-		case errors.Is(err, os.ErrDeadlineExceeded):
-			return classifyLate(c.prefix), nil
-		case errors.Is(err, io.EOF):
-			if kind := classify(c.prefix); kind != undecided {
-				return kind, nil
-			}
-			return speaksOther, nil
-		default:
-			return undecided, err
-		}
-	}
-}
-
-// conn is a connection whose first bytes have been read already.
-type conn struct {
-	net.Conn
-	// prefix is what was read and not yet consumed.
-	prefix []byte
-	// destination is where the client was going; only of accepted connections.
-	destination netip.AddrPort
-	// served is closed when an http.Server has the first request, or has none;
-	// only of accepted connections.
-	served chan struct{}
-	once   sync.Once
-}
-
-func (c *conn) taken() { c.once.Do(func() { close(c.served) }) }
-
-// fill reads once, behind the prefix.
-func (c *conn) fill() error {
-	c.prefix = slices.Grow(c.prefix, sniffBytes-len(c.prefix))
-	n, err := c.Conn.Read(c.prefix[len(c.prefix):sniffBytes])
-	c.prefix = c.prefix[:len(c.prefix)+n]
-	if n > 0 {
-		return nil // an error comes back at the next read
-	}
-	return err
-}
-
-// Read consumes the prefix first.
-func (c *conn) Read(p []byte) (int, error) {
-	if len(c.prefix) == 0 {
-		return c.Conn.Read(p)
-	}
-	n := copy(p, c.prefix)
-	if c.prefix = c.prefix[n:]; len(c.prefix) == 0 {
-		c.prefix = nil
-	}
-	return n, nil
-}
-
-// CloseWrite ends one direction, where the connection can.
-func (c *conn) CloseWrite() error {
-	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
-		return half.CloseWrite()
-	}
-	return c.Conn.Close()
-}
-
-// reset closes the connection with a TCP reset, so that the peer does not
-// take what it got for the whole.
-func (c *conn) reset() {
-	if tcp, ok := c.Conn.(*net.TCPConn); ok {
-		_ = tcp.SetLinger(0) // Close then is an ordinary one
-	}
-	_ = c.Conn.Close()
 }

@@ -13,14 +13,13 @@ func TestClassify(t *testing.T) {
 		want   protocol
 		late   protocol // after a pause
 	}{
-		{"nothing said", "", undecided, silent},
 		{"a request line", "GET / HTTP/1.1\r\n", speaksHTTP, speaksHTTP},
 		{"a whole head", "POST /x HTTP/1.1\r\nHost: a\r\n\r\n", speaksHTTP, speaksHTTP},
 		{"any token is a method", "PROPFIND /dav HTTP/1.1\r\n", speaksHTTP, speaksHTTP},
 		{"lower case is net/http's to judge", "get / http/1.1\n", speaksHTTP, speaksHTTP},
 		{"absolute form", "GET http://h/p HTTP/1.1\r\n", speaksHTTP, speaksHTTP},
 		{"a tunnel", "CONNECT h:443 HTTP/1.1\r\n", speaksHTTP, speaksHTTP},
-		{"the HTTP/2 preface", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", speaksHTTP, speaksHTTP},
+		{"the HTTP/2 preface", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", speaksHTTP2, speaksHTTP2},
 		{"empty lines first, which servers ignore", "\r\n\r\nGET / HTTP/1.1\r\n", speaksHTTP, speaksHTTP},
 		{"several spaces, which servers forgive", "GET   /   HTTP/1.1\r\n", speaksHTTP, speaksHTTP},
 		{"HTTP/0.9, which servers answer", "GET /\r\n", speaksHTTP, speaksHTTP},

@@ -1,0 +1,506 @@
+package proxy
+
+import (
+	"errors"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/weir-dev/weir/sidecar/ruleset"
+)
+
+// discardBytes of a refused request's body are read, so that the connection
+// can serve the next one; a longer one ends it.
+const discardBytes = 64 << 10
+
+// requests serves the client's requests one after the other.
+func (s *session) requests() {
+	defer s.end()
+	for s.request() {
+	}
+}
+
+// request serves the client's next request; false when there is none.
+func (s *session) request() bool {
+	if s.client.empty() {
+		s.busy.Store(false)
+		if err := s.client.fill(); err != nil {
+			return s.clientEnded(err)
+		}
+	}
+	if s.modeIs(modeHTTP1) && !s.begin() {
+		return s.discard()
+	}
+	if s.pending.Load() { // pipelined, or early data of an upgrade
+		s.await(func() bool { return !s.pending.Load() || s.last.Load() || s.ended > 0 })
+	}
+	switch {
+	case s.pending.Load():
+		return s.discard()
+	case s.modeIs(modeOpaque):
+		s.pipe(&s.up, &s.client)
+		return false
+	case s.last.Load():
+		return s.discard()
+	}
+	if err := s.readRequest(); err != nil {
+		return s.unreadable(err)
+	}
+	s.see()
+	if s.server.direction == ruleset.Inbound && s.seen.probed(s.server.proxy.probes, s.destination.Port()) {
+		s.policies, s.quotas = s.policies[:0], s.quotas[:0]
+		return s.forwardRequest()
+	}
+	refused, err := s.decide()
+	switch {
+	case err != nil:
+		s.abort()
+		return false
+	case refused != nil:
+		return s.refuse(refused)
+	}
+	return s.forwardRequest()
+}
+
+// decide asks the policies.
+func (s *session) decide() (*refusal, error) {
+	return s.admit(s.server.proxy.cut, s.server.proxy, s.server.direction, &s.seen)
+}
+
+// readRequest reads a head, of which something is buffered already.
+func (s *session) readRequest() error {
+	s.in.reset()
+	timed := false
+	for {
+		data := s.client.bytes()
+		for !s.in.begun && len(data) >= 2 && data[0] == '\r' && data[1] == '\n' { // RFC 9112 section 2.2
+			s.client.consume(2)
+			data = s.client.bytes()
+		}
+		whole, err := s.in.parseRequest(data)
+		if whole || err != nil {
+			if timed {
+				err = errors.Join(err, s.client.SetReadDeadline(time.Time{}))
+			}
+			return err
+		}
+		if !timed {
+			timed = true
+			if err := s.client.SetReadDeadline(time.Now().Add(headTimeout)); err != nil {
+				return err
+			}
+		}
+		moved, err := s.client.room()
+		if err != nil {
+			return err
+		}
+		if moved {
+			s.in.reset()
+		}
+		if err := s.client.fill(); err != nil {
+			return err
+		}
+	}
+}
+
+// see shows the head to the policies.
+func (s *session) see() {
+	h := &s.in
+	s.seen = request{method: h.method, host: h.host, target: h.target, fields: h.fields, remote: s.remote}
+	s.seen.path, s.seen.query = splitTarget(h.target)
+}
+
+// clientEnded is the end of what the client sends, between two requests.
+func (s *session) clientEnded(err error) bool {
+	s.halfClosed.Store(true)
+	switch {
+	case s.modeIs(modeOpaque):
+		s.pipe(&s.up, &s.client) // its end is passed on
+	case errors.Is(err, io.EOF) && s.pending.Load():
+		_ = s.up.CloseWrite() // the destination sees what it would without us
+	case errors.Is(err, io.EOF), errors.Is(err, os.ErrDeadlineExceeded):
+		if !s.pending.Load() {
+			s.hangUp()
+		}
+	default:
+		s.abort()
+	}
+	return false
+}
+
+// hangUp closes both ends in the ordinary way.
+func (s *session) hangUp() {
+	_ = s.client.Close()
+	if s.connected() == nil {
+		_ = s.up.Close()
+	}
+}
+
+// discard reads what the client still sends after its last answer, so that
+// closing does not reset the connection before it has read that.
+func (s *session) discard() bool {
+	for {
+		s.client.release()
+		if err := s.client.fill(); err != nil {
+			break
+		}
+	}
+	if !s.pending.Load() {
+		s.hangUp()
+	}
+	return false
+}
+
+// unreadable answers a request that cannot be read.
+func (s *session) unreadable(err error) bool {
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		err = &malformed{408, "The head did not come within 30 s of its first byte."}
+	}
+	if wrong, ok := errors.AsType[*malformed](err); ok {
+		s.server.proxy.metrics.malformed.WithLabelValues(string(s.server.direction)).Inc()
+		return s.refuseLast(unreadable(wrong))
+	}
+	if errors.Is(err, io.EOF) {
+		s.hangUp() // within a head: nobody waits for an answer
+		return false
+	}
+	s.abort()
+	return false
+}
+
+// refuse answers the request, and passes over its body.
+func (s *session) refuse(f *refusal) bool {
+	h := &s.in
+	persistent := !h.connection.close && (h.minor > 0 || h.connection.keepAlive)
+	small := !h.chunked && !h.expects && h.length <= discardBytes
+	if !persistent || !small || h.connection.upgrade || s.server.proxy.draining.Err() != nil {
+		return s.refuseLast(f)
+	}
+	out := f.answer(s.seen.isGRPC())
+	bodiless := h.method == "HEAD"
+	keepAlive := h.minor == 0
+	body := max(h.length, 0)
+	s.client.consume(h.size)
+	if !s.passOver(body) {
+		return false
+	}
+	return s.write(&out, bodiless, keepAlive, false) == nil
+}
+
+// passOver reads n bytes of a body that nobody wants.
+func (s *session) passOver(n int64) bool {
+	for n > 0 {
+		if s.client.empty() {
+			if err := s.client.fill(); err != nil {
+				return s.clientEnded(err)
+			}
+		}
+		part := min(n, int64(len(s.client.bytes())))
+		s.client.consume(int(part))
+		n -= part
+	}
+	return true
+}
+
+// refuseLast answers and ends the connection.
+func (s *session) refuseLast(f *refusal) bool {
+	out := f.answer(s.seen.isGRPC())
+	if s.write(&out, s.in.method == "HEAD", false, true) != nil {
+		s.abort()
+		return false
+	}
+	s.lastAnswered()
+	return s.discard()
+}
+
+// write sends an answer of our own.
+func (s *session) write(a *answer, bodiless, keepAlive, last bool) error {
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	s.scratch = a.appendHTTP1(s.scratch[:0], bodiless, keepAlive, last)
+	_, err := s.client.Write(s.scratch)
+	return err
+}
+
+// writeError is an error of the end that was written to.
+type writeError struct{ error }
+
+func (w writeError) Unwrap() error { return w.error }
+
+// forwardRequest sends the request to the destination, its body as it comes.
+func (s *session) forwardRequest() bool {
+	if err := s.connected(); err != nil {
+		return s.refuseLast(unreachable())
+	}
+	h := &s.in
+	data := s.client.bytes()
+	body := data[h.size:]
+	var piece int
+	var left int64
+	s.body = chunks{}
+	switch {
+	case h.chunked:
+		n, done, err := s.body.scan(body)
+		if err != nil {
+			return s.unreadable(err)
+		}
+		piece, left = n, 1
+		if done {
+			left = 0
+		}
+	case h.length > 0:
+		piece = int(min(h.length, int64(len(body))))
+		left = h.length - int64(piece)
+	}
+	s.begins()
+	err := s.sendRequest(data, piece)
+	switch {
+	case err != nil:
+		return s.uploadEnded(writeError{err})
+	case left == 0:
+		return true
+	case h.chunked:
+		return s.sendChunks()
+	}
+	if err := s.client.copyExactly(&s.up, left); err != nil {
+		return s.uploadEnded(err)
+	}
+	return true
+}
+
+// begins notes what the response's reader must know.
+func (s *session) begins() {
+	h := &s.in
+	s.asked.head = h.method == "HEAD"
+	s.asked.connect = h.method == "CONNECT"
+	s.asked.upgrade = h.connection.upgrade && h.upgrades != "" && !hasToken(h.upgrades, "h2c")
+	s.asked.added = s.asked.added[:0]
+	if len(s.quotas) > 0 {
+		s.asked.added = appendLine(s.asked.added, fieldRateLimitPolicy, "")
+		s.asked.added = appendPolicies(s.asked.added[:len(s.asked.added)-2], s.quotas)
+		s.asked.added = append(s.asked.added, "\r\n"+fieldRateLimit+": "...)
+		s.asked.added = append(appendStates(s.asked.added, s.quotas), "\r\n"...)
+	}
+	if h.chunked {
+		s.writing.Lock()
+		s.responding = false
+		s.writing.Unlock()
+	}
+	s.pending.Store(true)
+}
+
+func appendLine(b []byte, name, value string) []byte {
+	b = append(append(b, name...), ": "...)
+	return append(append(b, value...), "\r\n"...)
+}
+
+// sendRequest sends the head and what has come of the body, in one write.
+func (s *session) sendRequest(data []byte, piece int) error {
+	size := s.in.size
+	if !s.edits() {
+		_, err := s.up.Conn.Write(data[:size+piece])
+		s.client.consume(size + piece)
+		return err
+	}
+	s.scratch = s.appendEdited(s.scratch[:0], data)
+	body := data[size : size+piece]
+	if s.in.chunked && s.stripsAny() {
+		body = s.withoutTrailers(body)
+	}
+	s.scratch = append(s.scratch, body...)
+	if s.in.chunked && s.stripsAny() && s.body.state == chunksDone {
+		s.scratch = s.appendTrailers(s.scratch)
+	}
+	_, err := s.up.Conn.Write(s.scratch)
+	s.client.consume(size + piece)
+	return err
+}
+
+// sendChunks sends the rest of a chunked body.
+func (s *session) sendChunks() bool {
+	filter := s.stripsAny()
+	for {
+		if s.client.empty() {
+			if err := s.client.fill(); err != nil {
+				return s.uploadEnded(err)
+			}
+		}
+		n, done, err := s.body.scan(s.client.bytes())
+		if err != nil {
+			return s.badBody(err)
+		}
+		piece := s.client.bytes()[:n]
+		if filter {
+			piece = s.withoutTrailers(piece)
+			if done {
+				s.scratch = s.appendTrailers(append(s.scratch[:0], piece...))
+				piece = s.scratch
+			}
+		}
+		if len(piece) > 0 {
+			if _, err := s.up.Conn.Write(piece); err != nil {
+				return s.uploadEnded(writeError{err})
+			}
+		}
+		s.client.consume(n)
+		if done {
+			return true
+		}
+	}
+}
+
+// uploadEnded ends a request whose body did not come to its end.
+func (s *session) uploadEnded(err error) bool {
+	if _, ok := errors.AsType[writeError](err); ok {
+		// The destination has closed its end, perhaps after an answer, which the
+		// other goroutine passes on.
+		return s.discard()
+	}
+	s.halfClosed.Store(true)
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		_ = s.up.CloseWrite()
+		return false
+	}
+	if s.last.Load() { // its time to close is over
+		s.hangUp()
+		return false
+	}
+	s.abort()
+	return false
+}
+
+// badBody ends a request whose body turned out to be malformed when a part of
+// it had been sent: the destination must not take that for the whole.
+func (s *session) badBody(err error) bool {
+	s.server.proxy.metrics.malformed.WithLabelValues(string(s.server.direction)).Inc()
+	s.last.Store(true)
+	s.up.reset()
+	s.writing.Lock()
+	untold := !s.responding
+	s.responding = true
+	s.writing.Unlock()
+	wrong, ok := errors.AsType[*malformed](err)
+	if !ok || !untold {
+		s.abort()
+		return false
+	}
+	out := unreadable(wrong).answer(false)
+	if s.write(&out, false, false, true) != nil {
+		s.abort()
+		return false
+	}
+	s.lastAnswered()
+	return s.discard()
+}
+
+// edits reports whether the head changes on its way: what Connection names
+// goes no further (RFC 9110 section 7.6.1), nor does what policies strip.
+func (s *session) edits() bool {
+	h := &s.in
+	return h.connection.others || h.connection.upgrade && hasToken(h.upgrades, "h2c") || s.stripsAny()
+}
+
+// stripsAny reports whether any policy strips a field, here or in a trailer.
+func (s *session) stripsAny() bool {
+	for _, p := range s.policies {
+		if len(p.stripped) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// appendEdited writes the request's head without what goes no further.
+func (s *session) appendEdited(b, data []byte) []byte {
+	h := &s.in
+	// After an upgrade to h2c requests could not be told apart; RFC 9110 section
+	// 7.8 lets anybody ignore it, and RFC 9113 has dropped it.
+	noUpgrade := hasToken(h.upgrades, "h2c")
+	b = append(b, data[:h.lines[0]]...)
+	for i, f := range h.fields {
+		switch {
+		case sameName(f.name, "Connection"):
+			b = appendConnection(b, f, noUpgrade)
+		case strips(s.policies, f.name), h.connection.others && h.nominated(f.name),
+			noUpgrade && (sameName(f.name, "Upgrade") || sameName(f.name, "HTTP2-Settings")):
+		default:
+			b = append(b, data[h.lines[i]:h.lines[i+1]]...)
+		}
+	}
+	return append(b, "\r\n"...)
+}
+
+// kept are the connection options that this proxy obeys, or passes on because
+// its two connections stand for one.
+var kept = []string{"close", "keep-alive", "upgrade", "te"}
+
+// appendConnection writes a Connection field with the options that go on.
+func appendConnection(b []byte, f field, noUpgrade bool) []byte {
+	line := appendLine(nil, f.name, "")
+	line = line[:len(line)-2]
+	empty := len(line)
+	for option := range strings.SplitSeq(f.value, ",") {
+		option = trimSpace(option)
+		for _, known := range kept {
+			if !strings.EqualFold(option, known) || noUpgrade && known == "upgrade" {
+				continue
+			}
+			if len(line) > empty {
+				line = append(line, ", "...)
+			}
+			line = append(line, option...)
+		}
+	}
+	if len(line) == empty {
+		return b
+	}
+	return append(append(b, line...), "\r\n"...)
+}
+
+// nominated reports whether Connection names the field.
+func (h *head) nominated(name string) bool {
+	for _, known := range kept {
+		if sameName(name, known) {
+			return false
+		}
+	}
+	for _, f := range h.fields {
+		if sameName(f.name, "Connection") && hasToken(f.value, name) {
+			return true
+		}
+	}
+	return false
+}
+
+// hasToken reports whether a comma-separated list has the token, without case.
+func hasToken(list, token string) bool {
+	for item := range strings.SplitSeq(list, ",") {
+		if strings.EqualFold(trimSpace(item), token) {
+			return true
+		}
+	}
+	return false
+}
+
+// withoutTrailers keeps the trailer section of a piece back, until it is whole.
+func (s *session) withoutTrailers(piece []byte) []byte {
+	at := s.body.trailerAt
+	if at < 0 {
+		return piece
+	}
+	s.trailers = append(s.trailers, piece[at:]...)
+	return piece[:at]
+}
+
+// appendTrailers writes the trailer section without what policies strip.
+func (s *session) appendTrailers(b []byte) []byte {
+	for line := range strings.Lines(string(s.trailers)) {
+		name, _, _ := strings.Cut(line, ":")
+		if !strips(s.policies, name) {
+			b = append(b, line...)
+		}
+	}
+	s.trailers = s.trailers[:0]
+	return b
+}

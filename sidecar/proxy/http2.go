@@ -1,0 +1,297 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"strings"
+	"sync"
+
+	"github.com/weir-dev/weir/sidecar/ruleset"
+)
+
+// http2Server serves the sessions whose clients speak HTTP/2, which net/http
+// does at both ends.
+type http2Server struct {
+	server *server
+	http   *http.Server
+	queue  *queue
+}
+
+// sessionKey is the context key of a request's *http2Conn.
+type sessionKey struct{}
+
+// http2Conn is the client's end of a session, as net/http sees it.
+type http2Conn struct {
+	*stream
+	session   *session
+	transport *http.Transport
+	ended     sync.Once
+}
+
+func newHTTP2Server(s *server) *http2Server {
+	h := &http2Server{server: s, queue: &queue{conns: make(chan net.Conn), done: make(chan struct{}), addr: s.listener.Addr()}}
+	var protocols http.Protocols
+	protocols.SetUnencryptedHTTP2(true)
+	h.http = &http.Server{
+		Handler:           h,
+		Protocols:         &protocols,
+		ReadHeaderTimeout: headTimeout,
+		MaxHeaderBytes:    maxHeadBytes,
+		ErrorLog:          s.proxy.quiet,
+		BaseContext:       func(net.Listener) context.Context { return s.proxy.cut },
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+			return context.WithValue(ctx, sessionKey{}, c)
+		},
+		ConnState: func(c net.Conn, state http.ConnState) {
+			if state == http.StateClosed {
+				c.(*http2Conn).end()
+			}
+		},
+	}
+	return h
+}
+
+func (h *http2Server) serve() { _ = h.http.Serve(h.queue) } // ends with the queue
+
+// handHTTP2 lets net/http serve the session.
+func (s *session) handHTTP2() {
+	if err := s.connected(); err != nil {
+		s.become(modeUndecided, modeHanded)
+	} else if !s.takeUpstream() {
+		s.opaque() // the destination spoke first
+		return
+	}
+	c := &http2Conn{stream: &s.client, session: s}
+	c.transport = newHTTP2Transport(s)
+	if !s.server.http2.queue.put(c) {
+		c.end()
+	}
+}
+
+// newHTTP2Transport has the session's connection for its first, and dials more
+// when the destination lets that one end (GOAWAY) or take no more streams.
+func newHTTP2Transport(s *session) *http.Transport {
+	var protocols http.Protocols
+	protocols.SetUnencryptedHTTP2(true)
+	first := true
+	var mu sync.Mutex
+	return &http.Transport{
+		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+			mu.Lock()
+			use := first
+			first = false
+			mu.Unlock()
+			if use && s.dialErr != nil {
+				return nil, s.dialErr
+			}
+			if use {
+				return &s.up, nil
+			}
+			return dialer.DialContext(ctx, network, address)
+		},
+		Protocols: &protocols,
+		// The body passes as the application encoded it.
+		DisableCompression:     true,
+		MaxResponseHeaderBytes: maxHeadBytes,
+	}
+}
+
+// end ends the session, once net/http has closed the client's end.
+func (c *http2Conn) end() {
+	c.ended.Do(func() {
+		c.transport.CloseIdleConnections()
+		c.session.end()
+	})
+}
+
+// ServeHTTP decides on one request and forwards or refuses it.
+func (h *http2Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	c, ok := r.Context().Value(sessionKey{}).(*http2Conn)
+	if !ok {
+		panic("proxy: request without its connection") // only handHTTP2 makes connections
+	}
+	x := &exchange{server: h.server, conn: c, w: w}
+	var seen request
+	seen.requestOf(r, c.session.remote)
+	if h.server.direction == ruleset.Inbound && seen.probed(h.server.proxy.probes, c.session.destination.Port()) {
+		x.forward(r)
+		return
+	}
+	refused, err := x.admit(r.Context(), h.server.proxy, h.server.direction, &seen)
+	switch {
+	case err != nil:
+		panic(http.ErrAbortHandler) // nobody waits for an answer
+	case refused != nil:
+		refused.write(w, r)
+	default:
+		strip(r, x.policies)
+		x.forward(r)
+	}
+}
+
+// exchange is one request of HTTP/2 and its response.
+type exchange struct {
+	admission
+	server *server
+	conn   *http2Conn
+	w      http.ResponseWriter
+	// proxyAuthenticate of the response: see RoundTrip.
+	proxyAuthenticate []string
+}
+
+// forward sends the request to the destination and streams the response back.
+func (x *exchange) forward(r *http.Request) {
+	reverse := httputil.ReverseProxy{
+		Rewrite:        x.rewrite,
+		Transport:      x,
+		FlushInterval:  -1,
+		ErrorLog:       x.server.proxy.quiet,
+		BufferPool:     buffers{},
+		ModifyResponse: x.modifyResponse,
+		ErrorHandler:   x.upstreamFailed,
+	}
+	reverse.ServeHTTP(x.w, r)
+}
+
+// rewrite undoes what ReverseProxy changes for gateways and a transparent
+// proxy must not.
+func (x *exchange) rewrite(pr *httputil.ProxyRequest) {
+	in, out := pr.In, pr.Out
+	out.URL.Scheme = "http"
+	out.URL.Host = x.conn.session.destination.String()
+	if in.Method != http.MethodConnect {
+		// The target goes on byte for byte, absolute form included. An Opaque
+		// that begins with "//" would become one; there the parsed path must do.
+		target, query, hasQuery := strings.Cut(in.RequestURI, "?")
+		if !strings.HasPrefix(target, "//") {
+			out.URL.Opaque = target
+		}
+		out.URL.RawQuery = query
+		out.URL.ForceQuery = hasQuery && query == ""
+	}
+	for _, name := range []string{"Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "Proxy-Authorization"} {
+		if values, ok := in.Header[name]; ok {
+			out.Header[name] = values
+		}
+	}
+	// The server fills this map when the body has ended; a copy stays empty.
+	out.Trailer = in.Trailer
+}
+
+// RoundTrip keeps Proxy-Authenticate, which ReverseProxy takes away: it is the
+// answer of a forward proxy that the application itself talks to.
+func (x *exchange) RoundTrip(r *http.Request) (*http.Response, error) {
+	response, err := x.conn.transport.RoundTrip(r)
+	if err == nil {
+		x.proxyAuthenticate = response.Header["Proxy-Authenticate"]
+	}
+	return response, err
+}
+
+func (x *exchange) modifyResponse(response *http.Response) error {
+	h := x.w.Header()
+	addRateLimitFields(h, x.quotas)
+	for _, name := range []string{"Content-Type", "Date"} {
+		if _, ok := response.Header[name]; !ok {
+			h[name] = nil // or net/http invents one
+		}
+	}
+	if x.proxyAuthenticate != nil {
+		response.Header["Proxy-Authenticate"] = x.proxyAuthenticate
+	}
+	return nil
+}
+
+// upstreamFailed answers 502, or nothing when nobody waits for an answer.
+func (x *exchange) upstreamFailed(w http.ResponseWriter, r *http.Request, err error) {
+	if r.Context().Err() != nil {
+		panic(http.ErrAbortHandler) // the client is gone: net/http ends it quietly
+	}
+	if failed := x.conn.session.dialErr; failed == nil || !errors.Is(err, failed) { // counted before
+		x.server.proxy.metrics.upstream.WithLabelValues(string(x.server.direction)).Inc()
+	}
+	x.server.proxy.log.Debug("forwarding failed", "direction", x.server.direction, "error", err)
+	unreachable().write(w, r)
+}
+
+// strip removes from a request what its policies strip, trailers included.
+func strip(r *http.Request, policies []*policy) {
+	var names []string
+	for _, p := range policies {
+		names = append(names, p.stripped...)
+	}
+	for _, name := range names {
+		delete(r.Header, name)
+	}
+	if len(names) > 0 && len(r.Trailer) > 0 {
+		body := stripped{ReadCloser: r.Body, trailer: r.Trailer, names: names}
+		body.strip() // what is announced
+		r.Body = body
+	}
+}
+
+// stripped is a body whose end brings trailers, which some are taken out of.
+type stripped struct {
+	io.ReadCloser
+	trailer http.Header
+	names   []string
+}
+
+func (b stripped) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err != nil {
+		b.strip()
+	}
+	return n, err
+}
+
+func (b stripped) strip() {
+	for _, name := range b.names {
+		delete(b.trailer, name)
+	}
+}
+
+// buffers lends ReverseProxy its copy buffers.
+type buffers struct{}
+
+func (buffers) Get() []byte  { return bufferPool.Get().(*[bufferBytes]byte)[:] }
+func (buffers) Put(b []byte) { bufferPool.Put((*[bufferBytes]byte)(b)) }
+
+// queue is the listener of the http.Server: it yields the connections that
+// turned out to speak HTTP/2.
+type queue struct {
+	conns chan net.Conn
+	done  chan struct{}
+	once  sync.Once
+	addr  net.Addr
+}
+
+// put hands a connection over; false when the server has ended.
+func (q *queue) put(c net.Conn) bool {
+	select {
+	case q.conns <- c:
+		return true
+	case <-q.done:
+		return false
+	}
+}
+
+func (q *queue) Accept() (net.Conn, error) {
+	select {
+	case c := <-q.conns:
+		return c, nil
+	case <-q.done:
+		return nil, net.ErrClosed
+	}
+}
+
+func (q *queue) Close() error {
+	q.once.Do(func() { close(q.done) })
+	return nil
+}
+
+func (q *queue) Addr() net.Addr { return q.addr }
