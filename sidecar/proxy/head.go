@@ -135,7 +135,7 @@ func (h *head) parseRequest(data []byte) (whole bool, err error) {
 func (h *head) requestLine(line []byte) error {
 	space := bytes.IndexByte(line, ' ')
 	last := len(line) - len(" HTTP/1.1")
-	if space <= 0 || last <= space || line[last] != ' ' {
+	if space <= 0 || last <= space+1 || line[last] != ' ' {
 		return errRequestLine
 	}
 	version := line[last+1:]
