@@ -16,7 +16,9 @@ type server struct {
 	proxy     *Proxy
 	direction ruleset.Direction
 	listener  net.Listener
-	http2     *http2Server
+	// explicit: clients take the listener for a forward proxy.
+	explicit bool
+	http2    *http2Server
 	// accepted is closed when the accept loop has ended.
 	accepted chan struct{}
 }
@@ -68,6 +70,11 @@ func (s *server) shutdown(ctx context.Context) error {
 
 // receive begins a session for an accepted connection.
 func (s *server) receive(accepted net.Conn) {
+	if s.explicit {
+		one := &session{server: s, remote: addrPort(accepted.RemoteAddr()).Addr()}
+		s.begin(one, accepted, one.runExplicit)
+		return
+	}
 	destination, err := s.destinationOf(accepted)
 	if err != nil {
 		s.proxy.log.Debug("connection refused", "direction", s.direction, "error", err)
@@ -75,14 +82,19 @@ func (s *server) receive(accepted net.Conn) {
 		refused.reset()
 		return
 	}
-	one := &session{server: s, destination: destination, remote: addrPort(accepted.RemoteAddr()).Addr()}
+	one := &session{server: s, address: destination.String(), destination: destination, remote: addrPort(accepted.RemoteAddr()).Addr()}
+	s.begin(one, accepted, one.run)
+}
+
+// begin runs a session, unless there are too many.
+func (s *server) begin(one *session, accepted net.Conn, run func()) {
 	one.client.open(accepted)
 	if !s.proxy.sessions.add(one) {
 		s.proxy.metrics.refused.WithLabelValues(string(s.direction)).Inc()
 		one.client.reset()
 		return
 	}
-	go one.run()
+	go run()
 }
 
 // destinationOf returns where the connection was going, unless that is here.

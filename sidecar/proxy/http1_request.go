@@ -16,9 +16,14 @@ const discardBytes = 64 << 10
 
 // requests serves the client's requests one after the other.
 func (s *session) requests() {
-	defer s.end()
 	for s.request() {
 	}
+	if next := s.next; next != nil {
+		go next.upstreamSide()
+		next.requests()
+		return
+	}
+	s.end()
 }
 
 // request serves the client's next request; false when there is none.
@@ -46,6 +51,9 @@ func (s *session) request() bool {
 	}
 	if err := s.readRequest(); err != nil {
 		return s.unreadable(err)
+	}
+	if moved, err := s.elsewhere(); moved || err != nil {
+		return err != nil && s.unreadable(err)
 	}
 	s.see()
 	if s.server.direction == ruleset.Inbound && s.seen.probed(s.server.proxy.probes, s.destination.Port()) {
@@ -398,7 +406,7 @@ func (s *session) badBody(err error) bool {
 // goes no further (RFC 9110 section 7.6.1), nor does what policies strip.
 func (s *session) edits() bool {
 	h := &s.in
-	return h.connection.others || h.connection.upgrade && hasToken(h.upgrades, "h2c") || s.stripsAny()
+	return s.forwards || h.connection.others || h.connection.upgrade && hasToken(h.upgrades, "h2c") || s.stripsAny()
 }
 
 // stripsAny reports whether any policy strips a field, here or in a trailer.
@@ -417,9 +425,14 @@ func (s *session) appendEdited(b, data []byte) []byte {
 	// After an upgrade to h2c requests could not be told apart; RFC 9110 section
 	// 7.8 lets anybody ignore it, and RFC 9113 has dropped it.
 	noUpgrade := hasToken(h.upgrades, "h2c")
-	b = append(b, data[:h.lines[0]]...)
+	if s.forwards { // RFC 9112 section 3.2.1
+		b = s.appendOriginForm(b)
+	} else {
+		b = append(b, data[:h.lines[0]]...)
+	}
 	for i, f := range h.fields {
 		switch {
+		case s.forwards && (sameName(f.name, "Proxy-Authorization") || sameName(f.name, "Proxy-Connection")):
 		case sameName(f.name, "Connection"):
 			b = appendConnection(b, f, noUpgrade)
 		case strips(s.policies, f.name), h.connection.others && h.nominated(f.name),
@@ -429,6 +442,20 @@ func (s *session) appendEdited(b, data []byte) []byte {
 		}
 	}
 	return append(b, "\r\n"...)
+}
+
+// appendOriginForm writes the request line as the destination itself expects it.
+func (s *session) appendOriginForm(b []byte) []byte {
+	b = append(append(b, s.in.method...), ' ')
+	path := s.seen.path
+	if path == "" {
+		path = "/"
+	}
+	b = append(b, path...)
+	if i := strings.IndexByte(s.in.target, '?'); i >= 0 {
+		b = append(b, s.in.target[i:]...)
+	}
+	return append(append(b, " HTTP/1."...), '0'+s.in.minor, '\r', '\n')
 }
 
 // kept are the connection options that this proxy obeys, or passes on because

@@ -115,11 +115,14 @@ func (p *Proxy) Apply(rs *ruleset.Ruleset) error {
 // Serve accepts connections of one direction from l until Shutdown, and then
 // returns nil. It closes l.
 func (p *Proxy) Serve(direction ruleset.Direction, l net.Listener) error {
-	s := newServer(p, direction, l)
+	return p.serve(newServer(p, direction, l))
+}
+
+func (p *Proxy) serve(s *server) error {
 	p.mu.Lock()
 	if p.closed {
 		p.mu.Unlock()
-		return errors.Join(net.ErrClosed, l.Close())
+		return errors.Join(net.ErrClosed, s.listener.Close())
 	}
 	p.servers = append(p.servers, s)
 	p.mu.Unlock()

@@ -44,10 +44,16 @@ const (
 // client, responses those of the destination. Whoever reads an end sees it
 // close at once.
 type session struct {
-	server      *server
+	server *server
+	// address is where to dial; destination is it, of a captured connection.
+	address     string
 	destination netip.AddrPort
 	remote      netip.Addr
-	client, up  stream
+	// forwards: the client takes this for its forward proxy. next serves the
+	// requests that it has for another destination.
+	forwards   bool
+	next       *session
+	client, up stream
 
 	mode atomic.Int32
 	// pending: a request is under way whose response has not ended.
@@ -175,7 +181,7 @@ func (s *session) abort() {
 // client has spoken, and speaks first if that is its protocol.
 func (s *session) upstreamSide() {
 	defer s.end()
-	if !s.dial() {
+	if !s.dialled && !s.dial() {
 		return
 	}
 	for {
@@ -232,7 +238,12 @@ func resemblesSettings(data []byte) bool {
 // dial connects to the destination and says so.
 func (s *session) dial() bool {
 	p := s.server.proxy
-	up, err := dialer.DialContext(p.cut, "tcp", s.destination.String())
+	up, err := dialer.DialContext(p.cut, "tcp", s.address)
+	if err == nil {
+		if err = s.dialsItself(up); err != nil {
+			_ = up.Close()
+		}
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	defer s.changed.Broadcast()
@@ -491,6 +502,14 @@ func (s *sessions) remove(one *session) {
 		close(s.none)
 		s.none = nil
 	}
+}
+
+// replace puts next in the place of one, whose client it has taken over.
+func (s *sessions) replace(one, next *session) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.live, one)
+	s.live[next] = struct{}{}
 }
 
 func (s *sessions) each(f func(*session)) {

@@ -59,6 +59,12 @@ func (s *stream) open(c net.Conn) {
 	}
 }
 
+// take takes over what another stream has buffered.
+func (s *stream) take(from *stream) {
+	s.buf, s.pooled, s.start, s.end = from.buf, from.pooled, from.start, from.end
+	from.buf, from.pooled, from.start, from.end = nil, nil, 0, 0
+}
+
 // bytes are what was read and not consumed.
 func (s *stream) bytes() []byte { return s.buf[s.start:s.end] }
 
