@@ -24,6 +24,9 @@ import (
 	"github.com/weir-dev/weir/sidecar/ruleset"
 )
 
+// maxExplicitPorts is how many ports injection gives a pod.
+const maxExplicitPorts = 64
+
 // options of the command run.
 type options struct {
 	outboundPort, inboundPort, localPort, healthPort uint16
@@ -50,7 +53,7 @@ func run(o options, bootstrap *ruleset.Bootstrap, logger *slog.Logger, signals <
 		return err
 	}
 	s.link.Restore() // before the first connection is accepted
-	if err := s.listen(o); err != nil {
+	if err := s.listen(o, bootstrap.Explicit); err != nil {
 		return err
 	}
 	linked, unlink := context.WithCancel(context.Background())
@@ -86,7 +89,7 @@ func wire(o options, bootstrap *ruleset.Bootstrap, logger *slog.Logger) (*sideca
 	buildInfo.Set(1)
 	registry.MustRegister(buildInfo, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 
-	s := &sidecar{failed: make(chan error, 4)}
+	s := &sidecar{failed: make(chan error, 4+maxExplicitPorts)}
 	s.limiter = limiter.New(limiter.Options{Logger: logger, Registerer: registry})
 	s.proxy = proxy.New(proxy.Config{
 		Taker: s.limiter, Destination: capture.OriginalDestination, Probes: bootstrap.Probes,
@@ -138,30 +141,65 @@ func server(handler http.Handler, logger *slog.Logger) *http.Server {
 
 // listen opens every port before it serves any, so that a port that is taken
 // is an error and not half a sidecar.
-func (s *sidecar) listen(o options) error {
-	ctx := context.Background()
-	outbound, err := capture.Listen(ctx, o.outboundPort)
+func (s *sidecar) listen(o options, explicit *ruleset.Explicit) error {
+	serving, err := s.listenForConnections(o, explicit)
 	if err != nil {
 		return err
 	}
-	inbound, err := capture.Listen(ctx, o.inboundPort)
-	if err != nil {
-		return err
-	}
-	var plain net.ListenConfig
-	local, err := plain.Listen(ctx, "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(int(o.localPort))))
+	local, err := listenLocally(o.localPort)
 	if err != nil {
 		return fmt.Errorf("listening for the local API: %w", err)
 	}
-	health, err := plain.Listen(ctx, "tcp", ":"+strconv.Itoa(int(o.healthPort)))
+	var plain net.ListenConfig
+	health, err := plain.Listen(context.Background(), "tcp", ":"+strconv.Itoa(int(o.healthPort)))
 	if err != nil {
 		return fmt.Errorf("listening for health and metrics: %w", err)
 	}
-	go s.serve("outbound connections", func() error { return s.proxy.Serve(ruleset.Outbound, outbound) })
-	go s.serve("inbound connections", func() error { return s.proxy.Serve(ruleset.Inbound, inbound) })
+	for what, serve := range serving {
+		go s.serve(what, serve)
+	}
 	go s.serve("the local API", func() error { return s.local.Serve(local) })
 	go s.serve("health and metrics", func() error { return s.health.Serve(health) })
 	return nil
+}
+
+// listenForConnections opens the ports that connections of the pod reach,
+// captured or named by its clients, and says how each is served.
+func (s *sidecar) listenForConnections(o options, explicit *ruleset.Explicit) (map[string]func() error, error) {
+	ctx := context.Background()
+	serving := map[string]func() error{}
+	if explicit == nil {
+		outbound, err := capture.Listen(ctx, o.outboundPort)
+		if err != nil {
+			return nil, err
+		}
+		inbound, err := capture.Listen(ctx, o.inboundPort)
+		if err != nil {
+			return nil, err
+		}
+		serving["outbound connections"] = func() error { return s.proxy.Serve(ruleset.Outbound, outbound) }
+		serving["inbound connections"] = func() error { return s.proxy.Serve(ruleset.Inbound, inbound) }
+		return serving, nil
+	}
+	outbound, err := listenLocally(o.outboundPort)
+	if err != nil {
+		return nil, fmt.Errorf("listening as the pod's forward proxy: %w", err)
+	}
+	serving["the pod's clients"] = func() error { return s.proxy.ServeExplicit(outbound) }
+	for _, port := range explicit.Inbound {
+		listener, err := capture.Listen(ctx, port.Listen)
+		if err != nil {
+			return nil, err
+		}
+		serving[fmt.Sprintf("connections for port %d", port.Port)] = func() error { return s.proxy.ServeFor(port.Port, listener) }
+	}
+	return serving, nil
+}
+
+// listenLocally listens on loopback, which only the pod reaches.
+func listenLocally(port uint16) (net.Listener, error) {
+	var plain net.ListenConfig
+	return plain.Listen(context.Background(), "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(int(port))))
 }
 
 // serve reports a server that ended before it was told to.

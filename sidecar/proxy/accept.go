@@ -18,13 +18,15 @@ type server struct {
 	listener  net.Listener
 	// explicit: clients take the listener for a forward proxy.
 	explicit bool
-	http2    *http2Server
+	// destination of an accepted connection; see Config.
+	destination func(net.Conn) (netip.AddrPort, error)
+	http2       *http2Server
 	// accepted is closed when the accept loop has ended.
 	accepted chan struct{}
 }
 
 func newServer(p *Proxy, direction ruleset.Direction, l net.Listener) *server {
-	s := &server{proxy: p, direction: direction, listener: l, accepted: make(chan struct{})}
+	s := &server{proxy: p, direction: direction, listener: l, destination: p.destination, accepted: make(chan struct{})}
 	s.http2 = newHTTP2Server(s)
 	return s
 }
@@ -99,7 +101,7 @@ func (s *server) begin(one *session, accepted net.Conn, run func()) {
 
 // destinationOf returns where the connection was going, unless that is here.
 func (s *server) destinationOf(accepted net.Conn) (netip.AddrPort, error) {
-	destination, err := s.proxy.destination(accepted)
+	destination, err := s.destination(accepted)
 	if err != nil {
 		return netip.AddrPort{}, fmt.Errorf("original destination of %s: %w", accepted.RemoteAddr(), err)
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"strings"
 	"time"
 
@@ -17,6 +18,16 @@ import (
 func (p *Proxy) ServeExplicit(l net.Listener) error {
 	s := newServer(p, ruleset.Outbound, l)
 	s.explicit = true
+	return p.serve(s)
+}
+
+// ServeFor accepts Inbound connections that are meant for another port of the
+// same address, where nothing captures them. It returns as Serve does.
+func (p *Proxy) ServeFor(port uint16, l net.Listener) error {
+	s := newServer(p, ruleset.Inbound, l)
+	s.destination = func(c net.Conn) (netip.AddrPort, error) {
+		return netip.AddrPortFrom(addrPort(c.LocalAddr()).Addr(), port), nil
+	}
 	return p.serve(s)
 }
 
