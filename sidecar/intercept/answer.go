@@ -20,6 +20,9 @@ func (i *Interceptor) answer(ctx context.Context, hello Hello, client net.Conn, 
 	if protocol != "" {
 		g.config.NextProtos = []string{protocol}
 	}
+	if err := ctx.Err(); err != nil {
+		return nil, &PassError{Reason: NoProtocol, Err: fmt.Errorf("answering the client: %w", err)}
+	}
 	conn := tls.Server(g, i.server)
 	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
 	defer cancel()

@@ -30,7 +30,7 @@ type Hello struct {
 	ServerName string
 	// ALPN are the application protocols that the client offers, its favourite first.
 	ALPN []string
-	// MaxVersion is the newest version that the client offers, up to TLS 1.3.
+	// MaxVersion is the newest of TLS 1.0 to 1.3 that the client offers; 0 for none.
 	MaxVersion uint16
 	// ECH: an encrypted ClientHello came along (RFC 9849), and ServerName is
 	// the outer one. Clients also send what only looks like it, for practice.
@@ -158,7 +158,9 @@ func (h *Hello) read(message []byte) bool {
 	if c.failed || legacy>>8 != 3 || len(session) > 32 || len(suites) < 2 || len(suites)%2 != 0 || len(compressions) == 0 {
 		return false
 	}
-	h.MaxVersion = uint16(min(legacy, tls.VersionTLS12))
+	if legacy >= tls.VersionTLS10 {
+		h.MaxVersion = uint16(min(legacy, tls.VersionTLS12))
+	}
 	if len(c.rest) == 0 {
 		return true // none of the extensions, as SSL 3.0 had it
 	}
@@ -293,7 +295,7 @@ func (h *Hello) readVersions(body cursor) bool {
 	h.MaxVersion = 0
 	for len(list.rest) > 0 {
 		version := uint16(list.uint16())
-		if version>>8 == 3 && version <= tls.VersionTLS13 {
+		if tls.VersionTLS10 <= version && version <= tls.VersionTLS13 {
 			h.MaxVersion = max(h.MaxVersion, version)
 		}
 	}

@@ -275,9 +275,12 @@ func FuzzReadHello(f *testing.F) {
 		}
 		newest := uint16(0)
 		for _, v := range info.SupportedVersions {
-			if v <= tls.VersionTLS13 && v>>8 == 3 {
+			if tls.VersionTLS10 <= v && v <= tls.VersionTLS13 {
 				newest = max(newest, v)
 			}
+		}
+		if !slices.Contains(info.Extensions, extVersions) {
+			newest = min(newest, tls.VersionTLS12) // as crypto/tls serves it, though it says otherwise
 		}
 		if got.MaxVersion != newest {
 			t.Errorf("MaxVersion %x, crypto/tls says %x", got.MaxVersion, newest)
