@@ -1,0 +1,325 @@
+// Package intercept ends TLS for the hosts that an intercepting policy names,
+// and only those, so that the requests within are seen.
+//
+// A connection begins with a ClientHello, which ReadHello reads without
+// consuming it. Intercept then asks the real host first: it makes a TLS
+// connection of its own, verified for the name that the client asked for, and
+// only when that stands answers the client, with a leaf for that name and the
+// protocol that the host chose. Until the first byte of that answer every
+// trouble is a PassError, and the client, of which nothing was read, can be
+// relayed to the host as if nobody had looked. Whoever could be broken by
+// interception is so left alone:
+//
+//   - Processes that cannot know the authority, as they began before it: see
+//     NotIntercepting.
+//   - Hosts that ask for a client's certificate, whose key only the client has.
+//   - Hosts whose certificate does not verify: the client judges it itself.
+//   - Clients that accept certain certificates only (pinning). The first
+//     connection fails, as only the client's refusal shows it, and those of the
+//     next ten minutes pass.
+//   - Early data (0-RTT): it is under a key that only the host has.
+//
+// An encrypted ClientHello (ECH) beside a name that is intercepted changes
+// nothing: clients send what looks like one for practice. A client that meant
+// it sees that the host does not take ECH, and tries again without, or counts
+// as one that pins.
+package intercept
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/weir-dev/weir/sidecar/ruleset"
+)
+
+const (
+	// handshakeTimeout bounds a handshake, with the host and with the client.
+	handshakeTimeout = 10 * time.Second
+	// leafPatience bounds a connection's wait for a leaf; asking goes on.
+	leafPatience = 3 * time.Second
+)
+
+// Config configures an Interceptor.
+type Config struct {
+	// Issue has the operator sign a PKCS #10 request in DER; the answer is a
+	// ruleset.Certificate's Chain. It is called by several goroutines.
+	Issue func(ctx context.Context, request []byte) (chain []byte, err error)
+	// Trust and Authorities are the Bootstrap's Trust and its Ruleset's
+	// Authorities: what the pod's processes know since they began.
+	Trust       bool
+	Authorities string
+	// TrustDir is where the trust files are written when Trust; it defaults to
+	// ruleset.TrustDir.
+	TrustDir string
+	// ExtraRoots are PEM: authorities of hosts, beside the system's.
+	ExtraRoots string
+	Registerer prometheus.Registerer
+	Logger     *slog.Logger
+}
+
+// Interceptor ends TLS. It is used by any number of goroutines.
+type Interceptor struct {
+	trust   *trustFiles // nil without Trust
+	leaves  *leaves
+	history *history
+	metrics *metrics
+	log     *slog.Logger
+	server  *tls.Config // of every client's connection: it keeps the tickets' keys
+	tickets tls.ClientSessionCache
+	roots   func() (*x509.CertPool, error)
+	table   atomic.Pointer[table]
+	changed chan struct{}
+
+	mu          sync.Mutex
+	authorities string   // of the Ruleset in force
+	cannot      []string // what NotIntercepting last said
+}
+
+// New makes an Interceptor that intercepts nothing until Use.
+func New(cfg Config) (*Interceptor, error) {
+	if cfg.Issue == nil || cfg.Registerer == nil || cfg.Logger == nil {
+		return nil, errors.New("making the interceptor: Issue, Registerer and Logger are required")
+	}
+	if cfg.TrustDir == "" {
+		cfg.TrustDir = ruleset.TrustDir
+	}
+	i := &Interceptor{
+		history: newHistory(),
+		log:     cfg.Logger,
+		tickets: tls.NewLRUClientSessionCache(maxLeaves),
+		roots:   sync.OnceValues(func() (*x509.CertPool, error) { return hostRoots(cfg.ExtraRoots) }),
+		changed: make(chan struct{}, 1),
+	}
+	i.table.Store(&table{})
+	i.server = &tls.Config{GetConfigForClient: configOfConnection}
+	known, err := known(cfg)
+	if err != nil {
+		return nil, err
+	}
+	if cfg.Trust {
+		i.trust = &trustFiles{dir: cfg.TrustDir, roots: rootFiles(os.Getenv("SSL_CERT_FILE"))}
+	}
+	i.leaves = newLeaves(cfg.Issue, known, cfg.Logger, i.review)
+	i.metrics, err = newMetrics(cfg.Registerer, i.leaves.earliestExpiry)
+	return i, err
+}
+
+// known are the authorities that the pod's processes know; nil: none.
+func known(cfg Config) (*x509.CertPool, error) {
+	certificates, err := parseAuthorities(cfg.Authorities)
+	if err != nil {
+		return nil, fmt.Errorf("reading the authorities that were known when the pod began: %w", err)
+	}
+	if !cfg.Trust || len(certificates) == 0 {
+		return nil, nil
+	}
+	pool := x509.NewCertPool()
+	for _, c := range certificates {
+		pool.AddCert(c)
+	}
+	return pool, nil
+}
+
+// hostRoots are the roots that a host's certificate must verify with. They are
+// loaded when the first connection needs them: most pods intercept nothing.
+func hostRoots(extra string) (*x509.CertPool, error) {
+	pool, err := x509.SystemCertPool()
+	if err != nil {
+		return nil, fmt.Errorf("loading the system's roots: %w", err)
+	}
+	if extra != "" && !pool.AppendCertsFromPEM([]byte(extra)) {
+		return nil, errors.New("loading the extra roots: they hold no PEM certificate")
+	}
+	return pool, nil
+}
+
+// Use takes the intercepting policies and the authorities of a Ruleset. The
+// trust files are written before it returns; when that fails, or the
+// authorities are none, what was in force stays. Leaves are asked for in the
+// background: see Settle.
+func (i *Interceptor) Use(rs *ruleset.Ruleset) error {
+	authorities, err := parseAuthorities(rs.Authorities)
+	if err != nil {
+		return fmt.Errorf("reading the authorities of the namespace: %w", err)
+	}
+	if i.trust != nil {
+		if err := i.trust.write(authorities); err != nil {
+			return fmt.Errorf("writing what the pod's processes verify TLS with: %w", err)
+		}
+	}
+	next := newTable(rs.Policies)
+	i.mu.Lock()
+	rotated := i.authorities != rs.Authorities
+	i.authorities = rs.Authorities
+	i.table.Store(next)
+	i.leaves.follow(next, rotated)
+	i.mu.Unlock()
+	i.review()
+	return nil
+}
+
+// Settle waits until the leaves that the last Use asked for have come or been
+// refused, so that NotIntercepting is no guess, or until ctx ends.
+func (i *Interceptor) Settle(ctx context.Context) { i.leaves.settle(ctx) }
+
+// Wants reports whether an intercepting policy names the host.
+func (i *Interceptor) Wants(serverName string) bool { return i.table.Load().names(serverName) }
+
+// NotIntercepting names the intercepting policies with a host for which the
+// operator's leaf does not verify with what the pod's processes know. For
+// "*.example.com" a leaf of one name in it is asked for to see that.
+func (i *Interceptor) NotIntercepting() []string {
+	if i.leaves.known == nil {
+		return i.table.Load().all()
+	}
+	return i.table.Load().withAny(i.leaves.untrusted())
+}
+
+// Changed yields when NotIntercepting says something else than before.
+func (i *Interceptor) Changed() <-chan struct{} { return i.changed }
+
+// review tells of a change of what NotIntercepting says.
+func (i *Interceptor) review() {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	now := i.NotIntercepting()
+	if slices.Equal(now, i.cannot) {
+		return
+	}
+	i.cannot = now
+	if len(now) > 0 {
+		i.log.Warn("hosts of policies cannot be intercepted and pass uncounted: this pod began before its processes could know the authority; replace the pod",
+			"policies", now)
+	}
+	select {
+	case i.changed <- struct{}{}:
+	default: // told already
+	}
+}
+
+// Count counts a connection of which the caller decided itself what becomes of
+// it: Passthrough, NoSNI or ECH.
+func (i *Interceptor) Count(outcome Outcome) { i.metrics.count(outcome) }
+
+// Close ends what goes on in the background.
+func (i *Interceptor) Close() { i.leaves.close() }
+
+// Session is an intercepted connection: what is read from Client in clear is
+// written to Upstream, and the other way round.
+type Session struct {
+	Client, Upstream *tls.Conn
+	// Protocol is the application protocol of both (ALPN), empty for none.
+	Protocol string
+	// SNI is the host's name.
+	SNI string
+
+	interceptor *Interceptor
+}
+
+// Used says that the client has sent something.
+func (s *Session) Used() { s.interceptor.history.used(s.SNI) }
+
+// Unused says that the client ended the session without having sent anything,
+// as one does that looks at the certificate after the handshake and refuses it.
+func (s *Session) Unused() { s.interceptor.strike(s.SNI) }
+
+// Intercept intercepts a connection whose ClientHello has been read; client's
+// Read yields its bytes again, and dial connects to the host. It fails with
+//
+//   - *PassError: client is as it was, and can be relayed to the host;
+//   - *UnreachableError: as above, and dial failed;
+//   - *RejectedError: the client refuses the leaf;
+//   - any other error: the client's handshake did not end well, or in time.
+//
+// client is not closed; what dial returned is, unless a Session holds it.
+func (i *Interceptor) Intercept(ctx context.Context, hello Hello, client net.Conn, dial func(context.Context) (net.Conn, error)) (*Session, error) {
+	session, err := i.intercept(ctx, hello, client, dial)
+	outcome := outcomeOf(err)
+	i.metrics.count(outcome)
+	i.tell(hello.ServerName, outcome, err)
+	return session, err
+}
+
+func (i *Interceptor) intercept(ctx context.Context, hello Hello, client net.Conn, dial func(context.Context) (net.Conn, error)) (*Session, error) {
+	host := hello.ServerName
+	if err := i.refuse(hello); err != nil {
+		return nil, err
+	}
+	leaf, err := i.leaf(ctx, host)
+	if err != nil {
+		return nil, err
+	}
+	up, err := i.connect(ctx, hello, dial)
+	if err != nil {
+		return nil, err
+	}
+	protocol := up.ConnectionState().NegotiatedProtocol
+	answered, err := i.answer(ctx, hello, client, leaf, protocol)
+	if err != nil {
+		_ = up.Close()
+		return nil, err
+	}
+	return &Session{Client: answered, Upstream: up, Protocol: protocol, SNI: host, interceptor: i}, nil
+}
+
+// refuse is why a connection passes whatever the host says.
+func (i *Interceptor) refuse(hello Hello) error {
+	switch {
+	case hello.ServerName == "":
+		return &PassError{Reason: NoSNI, Err: errors.New("the client names no host")}
+	case !i.Wants(hello.ServerName):
+		return &PassError{Reason: Passthrough, Err: errors.New("no policy intercepts the host")}
+	case hello.EarlyData:
+		return &PassError{Reason: NoProtocol, Err: errors.New("the client sends early data")}
+	case hello.MaxVersion < tls.VersionTLS12:
+		return &PassError{Reason: NoProtocol, Err: errors.New("the client offers no TLS 1.2")}
+	case len(hello.ALPN) > 0 && len(offer(hello.ALPN)) == 0:
+		return &PassError{Reason: NoProtocol, Err: errors.New("the client offers other protocols than HTTP")}
+	}
+	if remembered := i.history.verdict(hello.ServerName); remembered != "" {
+		return &PassError{Reason: remembered, Err: errors.New("seen at an earlier connection to the host")}
+	}
+	return nil
+}
+
+// leaf waits for the host's leaf, no longer than leafPatience.
+func (i *Interceptor) leaf(ctx context.Context, host string) (*leaf, error) {
+	ctx, cancel := context.WithTimeout(ctx, leafPatience)
+	defer cancel()
+	leaf, err := i.leaves.get(ctx, host)
+	switch {
+	case errors.Is(err, errUntrusted):
+		return nil, &PassError{Reason: Untrusted, Err: err}
+	case err != nil:
+		return nil, &PassError{Reason: NoLeaf, Err: err}
+	}
+	return leaf, nil
+}
+
+// strike notes a connection that the client gave up after our answer.
+func (i *Interceptor) strike(host string) (pinned bool) {
+	pinned = i.history.strike(host)
+	if pinned {
+		i.tell(host, Pinned, nil)
+	}
+	return pinned
+}
+
+// tell logs, once a host, an outcome that somebody can do something about.
+func (i *Interceptor) tell(host string, outcome Outcome, cause error) {
+	if i.history.firstTime(host, outcome) {
+		i.log.Warn("connections to a host are not intercepted: "+advice[outcome], "host", host, "outcome", outcome, "error", cause)
+	}
+}
