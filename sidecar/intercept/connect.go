@@ -29,6 +29,12 @@ func offer(alpn []string) []string {
 // errAsked aborts a handshake in which the host asks for a certificate.
 var errAsked = errors.New("the host asks for a client's certificate")
 
+// Connect makes a further TLS connection to the host, for what the first can
+// carry no longer.
+func (s *Session) Connect(ctx context.Context, dial func(context.Context) (net.Conn, error)) (*tls.Conn, error) {
+	return s.interceptor.connect(ctx, s.hello, dial)
+}
+
 // connect makes the TLS connection to the host.
 func (i *Interceptor) connect(ctx context.Context, hello Hello, dial func(context.Context) (net.Conn, error)) (*tls.Conn, error) {
 	roots, err := i.roots()

@@ -31,9 +31,12 @@ type recorder struct {
 	written []byte
 }
 
-func (r *recorder) Write(p []byte) (int, error) { r.written = append(r.written, p...); return len(p), nil }
-func (r *recorder) Read([]byte) (int, error)    { return 0, io.EOF }
-func (r *recorder) Close() error                { return nil }
+func (r *recorder) Write(p []byte) (int, error) {
+	r.written = append(r.written, p...)
+	return len(p), nil
+}
+func (r *recorder) Read([]byte) (int, error) { return 0, io.EOF }
+func (r *recorder) Close() error             { return nil }
 
 // reference is how crypto/tls reads a ClientHello; nil when it refuses.
 func reference(data []byte) *tls.ClientHelloInfo {

@@ -226,6 +226,7 @@ type Session struct {
 	SNI string
 
 	interceptor *Interceptor
+	hello       Hello
 }
 
 // Used says that the client has sent something.
@@ -271,7 +272,7 @@ func (i *Interceptor) intercept(ctx context.Context, hello Hello, client net.Con
 		_ = up.Close()
 		return nil, err
 	}
-	return &Session{Client: answered, Upstream: up, Protocol: protocol, SNI: host, interceptor: i}, nil
+	return &Session{Client: answered, Upstream: up, Protocol: protocol, SNI: host, interceptor: i, hello: hello}, nil
 }
 
 // refuse is why a connection passes whatever the host says.

@@ -9,6 +9,7 @@ import (
 	"net/http/httputil"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/weir-dev/weir/sidecar/ruleset"
 )
@@ -30,6 +31,7 @@ type http2Conn struct {
 	session   *session
 	transport *http.Transport
 	ended     sync.Once
+	spoke     atomic.Bool // there was a request
 }
 
 func newHTTP2Server(s *server) *http2Server {
@@ -65,6 +67,11 @@ func (s *session) handHTTP2() {
 		s.opaque() // the destination spoke first
 		return
 	}
+	s.serveHTTP2()
+}
+
+// serveHTTP2 has net/http read both ends.
+func (s *session) serveHTTP2() {
 	c := &http2Conn{stream: &s.client, session: s}
 	c.transport = newHTTP2Transport(s)
 	if !s.server.http2.queue.put(c) {
@@ -77,21 +84,23 @@ func (s *session) handHTTP2() {
 func newHTTP2Transport(s *session) *http.Transport {
 	var protocols http.Protocols
 	protocols.SetUnencryptedHTTP2(true)
-	first := true
-	var mu sync.Mutex
+	protocols.SetHTTP2(true)
+	var later atomic.Bool
 	return &http.Transport{
-		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
-			mu.Lock()
-			use := first
-			first = false
-			mu.Unlock()
-			if use && s.dialErr != nil {
+		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
+			switch {
+			case later.Swap(true):
+				return dialer.DialContext(ctx, network, s.address)
+			case s.dialErr != nil:
 				return nil, s.dialErr
 			}
-			if use {
-				return &s.up, nil
+			return &s.up, nil
+		},
+		DialTLSContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
+			if !later.Swap(true) {
+				return s.secure.Upstream, nil
 			}
-			return dialer.DialContext(ctx, network, address)
+			return s.secure.Connect(ctx, func(ctx context.Context) (net.Conn, error) { return dialer.DialContext(ctx, network, s.address) })
 		},
 		Protocols: &protocols,
 		// The body passes as the application encoded it.
@@ -104,6 +113,9 @@ func newHTTP2Transport(s *session) *http.Transport {
 func (c *http2Conn) end() {
 	c.ended.Do(func() {
 		c.transport.CloseIdleConnections()
+		if !c.spoke.Load() {
+			c.session.spoke(io.EOF)
+		}
 		c.session.end()
 	})
 }
@@ -113,6 +125,9 @@ func (h *http2Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	c, ok := r.Context().Value(sessionKey{}).(*http2Conn)
 	if !ok {
 		panic("proxy: request without its connection") // only handHTTP2 makes connections
+	}
+	if !c.spoke.Swap(true) {
+		c.session.spoke(nil)
 	}
 	x := &exchange{server: h.server, conn: c, w: w}
 	var seen request
@@ -162,7 +177,10 @@ func (x *exchange) forward(r *http.Request) {
 func (x *exchange) rewrite(pr *httputil.ProxyRequest) {
 	in, out := pr.In, pr.Out
 	out.URL.Scheme = "http"
-	out.URL.Host = x.conn.session.destination.String()
+	if x.conn.session.secure != nil {
+		out.URL.Scheme = "https"
+	}
+	out.URL.Host = x.conn.session.address
 	if in.Method != http.MethodConnect {
 		// The target goes on byte for byte, absolute form included. An Opaque
 		// that begins with "//" would become one; there the parsed path must do.

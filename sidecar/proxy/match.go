@@ -42,6 +42,7 @@ type policy struct {
 	stripped  []string
 	overrides map[string][]ruleset.Limit
 	counters  [decisions]prometheus.Counter
+	unseen    prometheus.Counter
 }
 
 func (p *policy) count(d decision) { p.counters[d].Inc() }

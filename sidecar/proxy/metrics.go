@@ -46,6 +46,8 @@ const (
 type metrics struct {
 	requests *prometheus.CounterVec
 	passed   *prometheus.CounterVec
+	// unseen connections, by policy.
+	unseen   *prometheus.CounterVec
 	upstream *prometheus.CounterVec
 	// malformed requests, and connections beyond maxSessions.
 	malformed, refused *prometheus.CounterVec
@@ -74,7 +76,11 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		Name: "weir_sidecar_refused_connections_total",
 		Help: "Connections reset because the sidecar holds as many as it may.",
 	}, []string{"direction"})
-	r.MustRegister(m.requests, m.passed, m.upstream, m.malformed, m.refused)
+	m.unseen = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "weir_sidecar_unseen_connections_total",
+		Help: "Connections over TLS to a host of a policy, whose requests were not seen and not counted: tls is Passthrough, or they could not be intercepted (weir_sidecar_tls_connections_total says why).",
+	}, []string{"policy", "service"})
+	r.MustRegister(m.unseen, m.requests, m.passed, m.upstream, m.malformed, m.refused)
 	for _, d := range []ruleset.Direction{ruleset.Inbound, ruleset.Outbound} {
 		m.upstream.WithLabelValues(string(d))
 		m.malformed.WithLabelValues(string(d))
@@ -94,12 +100,14 @@ func (m *metrics) follow(old, next *table) {
 	for _, p := range next.policies {
 		k := keyOf(p)
 		kept[k] = true
+		p.unseen = m.unseen.WithLabelValues(k.policy, k.service)
 		for d, name := range decisionNames {
 			p.counters[d] = m.requests.WithLabelValues(k.direction, k.policy, k.service, name)
 		}
 	}
 	for _, p := range old.policies {
 		if k := keyOf(p); !kept[k] {
+			m.unseen.DeleteLabelValues(k.policy, k.service)
 			m.requests.DeletePartialMatch(prometheus.Labels{
 				"direction": k.direction, "policy": k.policy, "service": k.service,
 			})

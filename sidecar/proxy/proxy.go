@@ -23,6 +23,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/weir-dev/weir/sidecar/intercept"
 	"github.com/weir-dev/weir/sidecar/limiter"
 	"github.com/weir-dev/weir/sidecar/ruleset"
 )
@@ -42,6 +43,8 @@ type Config struct {
 	// Destination returns where an accepted connection was going before it
 	// was captured.
 	Destination func(net.Conn) (netip.AddrPort, error)
+	// Interceptor ends TLS where policies say so; absent: nowhere.
+	Interceptor *intercept.Interceptor
 	// Probes of the kubelet are forwarded Inbound without counting.
 	Probes []ruleset.Probe
 	// Registerer receives the metrics; absent: they are counted unseen.
@@ -57,6 +60,7 @@ type Proxy struct {
 	probes      []ruleset.Probe
 	log         *slog.Logger
 	quiet       *stdlog.Logger // what net/http says, at debug level
+	interceptor *intercept.Interceptor
 	metrics     *metrics
 
 	apply sync.Mutex // serializes Apply
@@ -88,6 +92,7 @@ func New(c Config) *Proxy {
 		taker:       c.Taker,
 		destination: c.Destination,
 		probes:      c.Probes,
+		interceptor: c.Interceptor,
 		log:         c.Logger,
 		quiet:       slog.NewLogLogger(c.Logger.Handler(), slog.LevelDebug),
 		metrics:     newMetrics(c.Registerer),

@@ -11,6 +11,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/weir-dev/weir/sidecar/intercept"
 )
 
 const (
@@ -51,8 +53,10 @@ type session struct {
 	remote      netip.Addr
 	// forwards: the client takes this for its forward proxy. next serves the
 	// requests that it has for another destination.
-	forwards   bool
-	next       *session
+	forwards bool
+	next     *session
+	// secure is the TLS that ended here; nil when there is none.
+	secure     *intercept.Session
 	client, up stream
 
 	mode atomic.Int32
@@ -325,6 +329,8 @@ func (s *session) clientSide() {
 		s.opaque()
 	case speaksHTTP2:
 		s.handHTTP2()
+	case speaksTLS:
+		s.secured()
 	default:
 		s.pass(kind)
 	}
@@ -420,6 +426,7 @@ func (s *session) begin() bool {
 // that has not begun.
 func (s *session) sniff() (protocol, error) {
 	err := s.client.fill()
+	s.spoke(err)
 	switch {
 	case errors.Is(err, io.EOF): // it may listen on
 		return speaksOther, nil

@@ -65,6 +65,9 @@ func (s *stream) take(from *stream) {
 	from.buf, from.pooled, from.start, from.end = nil, nil, 0, 0
 }
 
+// NetConn is the connection beneath, as tls.Conn has it.
+func (s *stream) NetConn() net.Conn { return s.Conn }
+
 // bytes are what was read and not consumed.
 func (s *stream) bytes() []byte { return s.buf[s.start:s.end] }
 
@@ -187,7 +190,11 @@ func (s *stream) CloseWrite() error {
 // take what it got for the whole.
 func (s *stream) reset() {
 	under := s.Conn
-	if wrapped, ok := under.(interface{ NetConn() net.Conn }); ok {
+	for {
+		wrapped, ok := under.(interface{ NetConn() net.Conn })
+		if !ok {
+			break
+		}
 		under = wrapped.NetConn()
 	}
 	if tcp, ok := under.(*net.TCPConn); ok {

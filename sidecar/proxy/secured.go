@@ -1,0 +1,180 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"net"
+	"os"
+	"time"
+
+	"github.com/weir-dev/weir/sidecar/intercept"
+	"github.com/weir-dev/weir/sidecar/ruleset"
+)
+
+// secured serves a client that speaks TLS. Outbound, where it is for a host of
+// an intercepting policy, TLS ends here and what is within is served; anything
+// else is relayed.
+func (s *session) secured() {
+	p := s.server.proxy
+	index := p.table.Load().of(s.server.direction)
+	if s.server.direction != ruleset.Outbound || s.secure != nil || index.empty() {
+		s.pass(speaksTLS)
+		return
+	}
+	hello, err := s.readHello()
+	if err != nil {
+		s.leave()
+		return
+	}
+	policies := index.byHost(nil, normalHost(hello.ServerName))
+	if hello.ServerName == "" {
+		policies = nil
+	}
+	if p.interceptor == nil || !p.interceptor.Wants(hello.ServerName) {
+		s.passUnseen(hello, policies)
+		return
+	}
+	s.intercept(hello, policies)
+}
+
+// readHello reads the whole ClientHello, of which the beginning is buffered. It
+// consumes nothing, and is empty when there is none.
+func (s *session) readHello() (intercept.Hello, error) {
+	timed := false
+	for {
+		// A copy: what the client's end has buffered is consumed before the Hello is done with.
+		hello, status := intercept.ReadHello(append([]byte(nil), s.client.bytes()...))
+		if status != intercept.NeedMore {
+			if timed {
+				return hello, s.client.SetReadDeadline(time.Time{})
+			}
+			return hello, nil
+		}
+		if !timed {
+			timed = true
+			if err := s.client.SetReadDeadline(time.Now().Add(sniffWait)); err != nil {
+				return hello, err
+			}
+		}
+		if _, err := s.client.room(); err != nil {
+			return hello, err
+		}
+		switch err := s.client.fill(); {
+		case err == nil:
+		case errors.Is(err, os.ErrDeadlineExceeded): // whatever it is, it passes
+			return hello, s.client.SetReadDeadline(time.Time{})
+		default:
+			return hello, err
+		}
+	}
+}
+
+// passUnseen relays a connection whose requests cannot be seen, and counts it
+// where a policy names the host.
+func (s *session) passUnseen(hello intercept.Hello, policies []*policy) {
+	for _, p := range policies {
+		p.unseen.Inc()
+	}
+	if i := s.server.proxy.interceptor; i != nil {
+		switch {
+		case hello.ECH && len(policies) == 0:
+			i.Count(intercept.ECH)
+		case hello.ServerName == "":
+			i.Count(intercept.NoSNI)
+		default:
+			i.Count(intercept.Passthrough)
+		}
+	}
+	s.pass(speaksTLS)
+}
+
+// intercept ends TLS at both ends and serves what is within.
+func (s *session) intercept(hello intercept.Hello, policies []*policy) {
+	p := s.server.proxy
+	if err := s.connected(); err != nil || !s.takeUpstream() {
+		s.leave()
+		return
+	}
+	dialled := s.up.Conn
+	below := &stream{}
+	below.open(s.client.Conn)
+	below.take(&s.client)
+	inner, err := p.interceptor.Intercept(p.cut, hello, below, func(ctx context.Context) (net.Conn, error) {
+		first := dialled
+		dialled = nil
+		if first != nil {
+			return first, nil
+		}
+		return dialer.DialContext(ctx, "tcp", s.address)
+	})
+	var pass *intercept.PassError
+	switch {
+	case errors.As(err, &pass):
+		s.client.take(below)
+		s.passDespite(policies, dialled == nil)
+		return
+	case err != nil:
+		s.leave()
+		return
+	}
+	s.secure = inner
+	s.client.open(inner.Client)
+	s.up.open(inner.Upstream)
+	if inner.Protocol == "h2" {
+		s.serveHTTP2()
+		return
+	}
+	s.again()
+	s.clientSide()
+}
+
+// again has both ends read anew, by the two goroutines that a session has.
+func (s *session) again() {
+	s.mu.Lock()
+	s.ended = 0
+	s.mu.Unlock()
+	s.mode.Store(int32(modeUndecided))
+	go s.upstreamSide()
+}
+
+// passDespite relays a connection that cannot be intercepted, where the
+// policies let pass what cannot be counted, and ends it otherwise.
+func (s *session) passDespite(policies []*policy, redial bool) {
+	denied := false
+	for _, p := range policies {
+		if p.Intercept && !p.Observe && p.OnStoreFailure == ruleset.OnStoreFailureDeny {
+			p.count(unavailable)
+			denied = true
+		}
+	}
+	if denied {
+		s.leave()
+		return
+	}
+	for _, p := range policies {
+		p.unseen.Inc()
+		if p.Intercept {
+			p.count(uncounted)
+		}
+	}
+	if redial {
+		s.mu.Lock()
+		s.dialled = false
+		s.mu.Unlock()
+		_ = s.up.Close()
+	}
+	s.again()
+	s.pass(speaksTLS)
+}
+
+// spoke tells the interceptor whether the client went on within TLS: one that
+// did not may have refused the certificate.
+func (s *session) spoke(err error) {
+	switch {
+	case s.secure == nil:
+	case err == nil:
+		s.secure.Used()
+	default:
+		s.secure.Unused()
+	}
+}
