@@ -3,61 +3,82 @@
 // are.
 //
 //	bench tasks    no-op tasks a second, and memory, beside Celery's own worker
+//	bench proxy    CPU, latency and memory of the sidecar, beside HAProxy and net/http (Linux, root)
+//
+// JSON=1 prints JSON. Of the part proxy, ROUNDS=n is for a quick look, OTHER=file
+// measures another build of the sidecar too, and PROFILE=folder keeps profiles.
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"slices"
-	"text/tabwriter"
+	"strconv"
+	"syscall"
+
+	"github.com/weir-dev/weir/test/bench/proxy"
 )
 
+// report prints itself for people, and as JSON.
+type report interface{ Table(io.Writer) error }
+
+// parts are what can be measured. They may return a report also with an error.
+var parts = map[string]func(context.Context, io.Writer) (report, error){
+	"tasks": benchTasks,
+	"proxy": benchProxy,
+}
+
 func main() {
-	if len(os.Args) != 2 || os.Args[1] != "tasks" {
-		fmt.Fprintln(os.Stderr, "usage: bench tasks (JSON=1 prints JSON)")
-		os.Exit(2)
-	}
-	rows, err := benchTasks(os.Stderr)
-	if err == nil {
-		err = report(os.Stdout, rows, os.Getenv("JSON") == "1")
-	}
-	if err != nil {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second signal ends it at once
+	if err := dispatch(ctx, os.Args[1:]); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
 
-// row is one side's medians.
-type row struct {
-	Side string `json:"side"`
-	// TasksPerSecond, and how many times the first side's that is.
-	TasksPerSecond float64 `json:"tasksPerSecond"`
-	Ratio          float64 `json:"ratio"`
-	// CPUMicros a task, of the worker's processes and of Redis.
-	CPUMicros      float64 `json:"cpuMicros"`
-	RedisCPUMicros float64 `json:"redisCpuMicros"`
-	// MemoryMiB is the proportional set size of all of the worker's processes,
-	// after the tasks.
-	MemoryMiB   float64 `json:"memoryMiB"`
-	MemoryRatio float64 `json:"memoryRatio"`
-	Rounds      int     `json:"rounds"`
+func dispatch(ctx context.Context, arguments []string) error {
+	if len(arguments) > 1 && arguments[0] == "role" { // started by the part proxy
+		return proxy.Role(ctx, arguments[1:])
+	}
+	if len(arguments) != 1 || parts[arguments[0]] == nil {
+		return fmt.Errorf("one part is expected, tasks or proxy")
+	}
+	result, err := parts[arguments[0]](ctx, os.Stderr)
+	if result != nil {
+		if failed := show(os.Stdout, result, os.Getenv("JSON") == "1"); failed != nil {
+			return failed
+		}
+	}
+	return err
 }
 
-func report(out io.Writer, rows []row, asJSON bool) error {
-	if asJSON {
-		encoder := json.NewEncoder(out)
-		encoder.SetIndent("", "  ")
-		return encoder.Encode(rows)
+func show(out io.Writer, result report, asJSON bool) error {
+	if !asJSON {
+		return result.Table(out)
 	}
-	table := tabwriter.NewWriter(out, 0, 0, 3, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(table, "side\ttasks/s\tratio\tCPU µs a task\tRedis CPU µs a task\tMiB\tratio\t")
-	for _, r := range rows {
-		fmt.Fprintf(table, "%s\t%.0f\t%.2f\t%.0f\t%.0f\t%.1f\t%.2f\t\n",
-			r.Side, r.TasksPerSecond, r.Ratio, r.CPUMicros, r.RedisCPUMicros, r.MemoryMiB, r.MemoryRatio)
+	encoder := json.NewEncoder(out)
+	encoder.SetIndent("", "  ")
+	return encoder.Encode(result)
+}
+
+func benchProxy(ctx context.Context, progress io.Writer) (report, error) {
+	options := proxy.Options{Rounds: 5, Other: os.Getenv("OTHER"), Profile: os.Getenv("PROFILE")}
+	if text := os.Getenv("ROUNDS"); text != "" {
+		var err error
+		if options.Rounds, err = strconv.Atoi(text); err != nil || options.Rounds < 1 {
+			return nil, fmt.Errorf("ROUNDS is %q: a number of rounds is expected", text)
+		}
 	}
-	return table.Flush()
+	result, err := proxy.Run(ctx, options, progress)
+	if result == nil {
+		return nil, err // not a report that is nil
+	}
+	return result, err
 }
 
 func median(values []float64) float64 {

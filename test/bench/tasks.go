@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"text/tabwriter"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -37,6 +38,35 @@ type side struct {
 	memory  []float64
 }
 
+// row is one side's medians.
+type row struct {
+	Side string `json:"side"`
+	// TasksPerSecond, and how many times the first side's that is.
+	TasksPerSecond float64 `json:"tasksPerSecond"`
+	Ratio          float64 `json:"ratio"`
+	// CPUMicros a task, of the worker's processes and of Redis.
+	CPUMicros      float64 `json:"cpuMicros"`
+	RedisCPUMicros float64 `json:"redisCpuMicros"`
+	// MemoryMiB is the proportional set size of all of the worker's processes,
+	// after the tasks.
+	MemoryMiB   float64 `json:"memoryMiB"`
+	MemoryRatio float64 `json:"memoryRatio"`
+	Rounds      int     `json:"rounds"`
+}
+
+type tasksReport []row
+
+// Table prints the rows for people.
+func (rows tasksReport) Table(out io.Writer) error {
+	table := tabwriter.NewWriter(out, 0, 0, 3, ' ', tabwriter.AlignRight)
+	fmt.Fprintln(table, "side\ttasks/s\tratio\tCPU µs a task\tRedis CPU µs a task\tMiB\tratio\t")
+	for _, r := range rows {
+		fmt.Fprintf(table, "%s\t%.0f\t%.2f\t%.0f\t%.0f\t%.1f\t%.2f\t\n",
+			r.Side, r.TasksPerSecond, r.Ratio, r.CPUMicros, r.RedisCPUMicros, r.MemoryMiB, r.MemoryRatio)
+	}
+	return table.Flush()
+}
+
 // pythonApp is Celery's side: the same task, which does nothing.
 const pythonApp = `from celery import Celery
 app = Celery("app", broker="%[1]s", backend="%[1]s")
@@ -47,19 +77,19 @@ def debug_task():
 
 // benchTasks measures one worker process, 8 tasks at once, on the same queue and
 // Redis as Celery's worker with processes and with threads.
-func benchTasks(progress io.Writer) ([]row, error) {
+func benchTasks(ctx context.Context, progress io.Writer) (report, error) {
 	folder, err := os.MkdirTemp("", "weir-bench")
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = os.RemoveAll(folder) }()
-	s, err := startStage(folder)
+	s, err := startStage(ctx, folder)
 	if err != nil {
 		return nil, err
 	}
 	defer s.close()
 	worker := filepath.Join(folder, "worker")
-	build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", worker, "./worker")
+	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", worker, "./worker")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if output, err := build.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("building the worker: %w\n%s", err, output)
@@ -78,13 +108,13 @@ func benchTasks(progress io.Writer) ([]row, error) {
 	}
 	for round := range rounds {
 		for _, one := range sides {
-			if err := s.measure(one); err != nil {
+			if err := s.measure(ctx, one); err != nil {
 				return nil, fmt.Errorf("measuring %s: %w", one.name, err)
 			}
 			fmt.Fprintf(progress, "round %d of %d: %s %.0f tasks/s\n", round+1, rounds, one.name, one.rates[round])
 		}
 	}
-	var rows []row
+	var rows tasksReport
 	for _, one := range sides {
 		r := row{Side: one.name, Rounds: rounds, TasksPerSecond: median(one.rates), CPUMicros: median(one.cpu), RedisCPUMicros: median(one.redis), MemoryMiB: median(one.memory)}
 		first := r
@@ -106,8 +136,8 @@ type stage struct {
 	broker *celery.Broker
 }
 
-func startStage(folder string) (*stage, error) {
-	listener, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", "127.0.0.1:0")
+func startStage(ctx context.Context, folder string) (*stage, error) {
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, err
 	}
@@ -122,7 +152,7 @@ func startStage(folder string) (*stage, error) {
 	if s.broker, err = celery.Open(s.url, celery.Options{}); err != nil {
 		return nil, err
 	}
-	return s, until("Redis answers", func() (bool, error) { return s.client.Ping(context.Background()).Err() == nil, nil })
+	return s, until(ctx, "Redis answers", func() (bool, error) { return s.client.Ping(ctx).Err() == nil, nil })
 }
 
 func (s *stage) close() {
@@ -133,8 +163,7 @@ func (s *stage) close() {
 
 // measure runs one side's round: the worker is started, then all of its tasks
 // appear at once.
-func (s *stage) measure(one *side) error {
-	ctx := context.Background()
+func (s *stage) measure(ctx context.Context, one *side) error {
 	if err := s.client.FlushAll(ctx).Err(); err != nil {
 		return err
 	}
@@ -159,7 +188,7 @@ func (s *stage) measure(one *side) error {
 		return err
 	}
 	defer worker.Kill()
-	if err := until("the worker is ready", func() (bool, error) { return says(worker, log, one.ready) }); err != nil {
+	if err := until(ctx, "the worker is ready", func() (bool, error) { return says(worker, log, one.ready) }); err != nil {
 		return err
 	}
 	cpu, err := processesCPU(command.Process.Pid)
@@ -174,7 +203,7 @@ func (s *stage) measure(one *side) error {
 	if err := s.client.Rename(ctx, "staged", "celery").Err(); err != nil {
 		return err
 	}
-	if err := until("all tasks have results", func() (bool, error) { return s.results(ctx, worker, one.tasks) }); err != nil {
+	if err := until(ctx, "all tasks have results", func() (bool, error) { return s.results(ctx, worker, one.tasks) }); err != nil {
 		return err
 	}
 	elapsed := time.Since(began)
@@ -240,11 +269,14 @@ func says(worker *child.Process, log, text string) (bool, error) {
 	}
 }
 
-// until polls, every few milliseconds, until something is so.
-func until(what string, is func() (bool, error)) error {
+// until polls, every few milliseconds, until something is so or ctx ends.
+func until(ctx context.Context, what string, is func() (bool, error)) error {
 	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
 		yes, err := is()
 		if err != nil || yes {
+			return err
+		}
+		if err := ctx.Err(); err != nil {
 			return err
 		}
 	}
