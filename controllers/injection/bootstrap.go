@@ -16,21 +16,20 @@ const maxBootstrapBytes = 96 << 10
 // ruleset.BootstrapEnv. It never holds a Store. Rules that are too many for a
 // variable are left out, with an empty Version: the sidecar then has no rules
 // and waits for the link to give it its first.
-func encodeBootstrap(rs *ruleset.Ruleset, probes []ruleset.Probe) (string, error) {
-	stamped := *rs
-	stamped.Store = nil
-	stamped.Seal()
-	value, err := encode(ruleset.Bootstrap{Ruleset: stamped, Probes: probes})
+func encodeBootstrap(bootstrap ruleset.Bootstrap) (string, error) {
+	bootstrap.Ruleset.Store = nil
+	bootstrap.Ruleset.Seal()
+	value, err := encode(bootstrap)
 	if err != nil || len(value) <= maxBootstrapBytes {
 		return value, err
 	}
 
-	stamped.Policies = nil
-	stamped.Version = ""
-	value, err = encode(ruleset.Bootstrap{Ruleset: stamped, Probes: probes})
+	bootstrap.Ruleset.Policies = nil
+	bootstrap.Ruleset.Version = ""
+	value, err = encode(bootstrap)
 	if err == nil && len(value) > maxBootstrapBytes {
 		return "", refusef("the pod's %d probes are too many for Weir's sidecar (%d bytes, at most %d): remove some or shorten their paths, or label the pod weir.dev/inject=\"false\"",
-			len(probes), len(value), maxBootstrapBytes)
+			len(bootstrap.Probes), len(value), maxBootstrapBytes)
 	}
 	return value, err
 }

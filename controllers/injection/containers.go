@@ -34,7 +34,7 @@ func captureContainer(config Config, pod *corev1.PodSpec, inbound, outbound []ui
 // sidecarContainer is a native sidecar. Its probes ask about itself alone: one
 // that waited for the application would wait for ever, since the application
 // starts after it.
-func sidecarContainer(config Config, pod *corev1.PodSpec, bootstrap string) corev1.Container {
+func sidecarContainer(config Config, pod *corev1.PodSpec, p *plan, bootstrap string) corev1.Container {
 	security := restricted(pod)
 	security.RunAsUser = new(int64(ruleset.UID))
 	security.RunAsGroup = new(int64(ruleset.UID))
@@ -46,14 +46,15 @@ func sidecarContainer(config Config, pod *corev1.PodSpec, bootstrap string) core
 		RestartPolicy:   new(corev1.ContainerRestartPolicyAlways),
 		Command:         []string{"/sidecar", "run"},
 		Env:             append([]corev1.EnvVar{{Name: ruleset.BootstrapEnv, Value: bootstrap}}, memoryTarget(config.Resources)...),
-		Ports:           []corev1.ContainerPort{{Name: "weir-metrics", ContainerPort: ruleset.HealthPort, Protocol: corev1.ProtocolTCP}},
+		Ports: append([]corev1.ContainerPort{{Name: "weir-metrics", ContainerPort: ruleset.HealthPort, Protocol: corev1.ProtocolTCP}},
+			explicitPorts(p.explicit)...),
 		// Asked often, since the application waits for it: two minutes at most.
 		StartupProbe:             healthProbe("/readyz", 1, 120),
 		ReadinessProbe:           healthProbe("/readyz", 5, 3),
 		LivenessProbe:            healthProbe("/healthz", 10, 3),
 		Resources:                *config.Resources.DeepCopy(),
 		SecurityContext:          security,
-		VolumeMounts:             volumeMounts(),
+		VolumeMounts:             volumeMounts(p.trust),
 		TerminationMessagePolicy: corev1.TerminationMessageFallbackToLogsOnError,
 	}
 }

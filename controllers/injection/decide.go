@@ -13,6 +13,9 @@ import (
 type Decision struct {
 	// Inject is true when the pod gets a sidecar.
 	Inject bool
+	// Complete is true when the pod has a sidecar already, but perhaps
+	// containers that came after it.
+	Complete bool
 	// Skipped is a sentence that says why the pod gets none although its labels
 	// ask for one. Empty when nobody asked, or when it has one already.
 	Skipped string
@@ -21,8 +24,11 @@ type Decision struct {
 // Decide says whether a pod of a namespace with these labels gets a sidecar.
 // The pod's own label goes before the namespace's.
 func Decide(pod *corev1.Pod, namespace string, namespaceLabels map[string]string, operatorNamespace string) Decision {
-	if !asked(pod, namespaceLabels) || hasSidecar(pod) {
+	if !asked(pod, namespaceLabels) {
 		return Decision{}
+	}
+	if hasSidecar(pod) {
+		return Decision{Complete: true}
 	}
 	if reason := obstacle(pod, namespace, operatorNamespace); reason != "" {
 		return Decision{Skipped: reason}

@@ -22,6 +22,7 @@ func TestDecide(t *testing.T) {
 		namespace string
 		labels    map[string]string
 		inject    bool
+		complete  bool
 		skipped   string
 	}{
 		{reason: "nobody asked"},
@@ -31,11 +32,11 @@ func TestDecide(t *testing.T) {
 		{reason: "the pod opts out of what its namespace asks", pod: labelled("false"), labels: enabled},
 		{reason: "a value without meaning leaves it to the namespace", pod: labelled("yes"), labels: enabled, inject: true},
 		{
-			reason: "injected before", labels: enabled,
+			reason: "injected before", labels: enabled, complete: true,
 			pod: withSpec(corev1.PodSpec{InitContainers: []corev1.Container{{Name: "weir-sidecar"}}}),
 		},
 		{
-			reason: "injected before, and on the host's network: there is nothing to say", labels: enabled,
+			reason: "injected before, and on the host's network: there is nothing to say", labels: enabled, complete: true,
 			pod: withSpec(corev1.PodSpec{HostNetwork: true, InitContainers: []corev1.Container{{Name: "weir-sidecar"}}}),
 		},
 		{reason: "the node's network", labels: enabled, pod: withSpec(corev1.PodSpec{HostNetwork: true}), skipped: "hostNetwork"},
@@ -55,8 +56,8 @@ func TestDecide(t *testing.T) {
 		{reason: "the operator's own namespace", labels: enabled, namespace: "weir-system", skipped: "weir-system"},
 	} {
 		got := Decide(&c.pod, c.namespace, c.labels, "weir-system")
-		if got.Inject != c.inject || (got.Skipped == "") != (c.skipped == "") || !strings.Contains(got.Skipped, c.skipped) {
-			t.Errorf("%s: got %+v, want inject %v and a reason with %q", c.reason, got, c.inject, c.skipped)
+		if got.Inject != c.inject || got.Complete != c.complete || (got.Skipped == "") != (c.skipped == "") || !strings.Contains(got.Skipped, c.skipped) {
+			t.Errorf("%s: got %+v, want inject %v, complete %v and a reason with %q", c.reason, got, c.inject, c.complete, c.skipped)
 		}
 	}
 }

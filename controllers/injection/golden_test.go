@@ -46,6 +46,23 @@ func testRuleset() *ruleset.Ruleset {
 	return rs
 }
 
+// interceptingRuleset has a policy that ends TLS, and the authority for it.
+func interceptingRuleset() *ruleset.Ruleset {
+	rs := testRuleset()
+	rs.Policies[0].Intercept = true
+	rs.Authorities = "AUTHORITY\n"
+	rs.Seal()
+	return rs
+}
+
+// rulesetFor is the Ruleset of the golden file of that name.
+func rulesetFor(name string) *ruleset.Ruleset {
+	if strings.HasPrefix(name, "intercepted") {
+		return interceptingRuleset()
+	}
+	return testRuleset()
+}
+
 // goldenInputs are the pods of testdata/*.input.yaml by their file's name.
 func goldenInputs(t testing.TB) map[string]*corev1.Pod {
 	t.Helper()
@@ -75,7 +92,7 @@ func TestInject(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			untouched := pod.DeepCopy()
-			injected, err := Inject(pod, testConfig, testRuleset())
+			injected, _, err := Inject(pod, testConfig, rulesetFor(name))
 			if err != nil {
 				t.Fatalf("Inject: %v", err)
 			}
@@ -106,15 +123,18 @@ func TestInject(t *testing.T) {
 func TestInjectingTwiceChangesNothing(t *testing.T) {
 	t.Parallel()
 	for name, pod := range goldenInputs(t) {
-		once, err := Inject(pod, testConfig, testRuleset())
+		once, _, err := Inject(pod, testConfig, rulesetFor(name))
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
 		other := testConfig
 		other.Image = "weir-sidecar:newer"
-		twice, err := Inject(once, other, &ruleset.Ruleset{Namespace: "changed"})
+		twice, notices, err := Inject(once, other, &ruleset.Ruleset{Namespace: "changed"})
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
+		}
+		if len(notices) != 0 {
+			t.Errorf("%s: want nothing said twice, got %v", name, notices)
 		}
 		if want, got := asYAML(t, once), asYAML(t, twice); want != got {
 			t.Errorf("%s: want the pod as the first injection left it, got:\n%s", name, got)
@@ -132,12 +152,12 @@ func TestPatch(t *testing.T) {
 	for name, pod := range goldenInputs(t) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			injected, err := Inject(pod, testConfig, testRuleset())
+			injected, _, err := Inject(pod, testConfig, rulesetFor(name))
 			if err != nil {
 				t.Fatal(err)
 			}
 			patched := applyPatch(t, withUnknownFields(t, asJSON(t, pod)), pod, injected)
-			if want, got := len(injected.Spec.InitContainers)+len(injected.Spec.Containers)-2, strings.Count(string(patched), "fromTheFuture"); want != got {
+			if want, got := len(pod.Spec.InitContainers)+len(pod.Spec.Containers), strings.Count(string(patched), "fromTheFuture"); want != got {
 				t.Errorf("want the unknown field kept in %d containers, got %d", want, got)
 			}
 			result := &corev1.Pod{}
@@ -209,7 +229,7 @@ func BenchmarkInject(b *testing.B) {
 	}
 	b.ReportAllocs()
 	for b.Loop() {
-		injected, err := Inject(pod, testConfig, rs)
+		injected, _, err := Inject(pod, testConfig, rs)
 		if err != nil {
 			b.Fatal(err)
 		}

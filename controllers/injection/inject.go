@@ -9,6 +9,11 @@
 // and weir-sidecar, a native sidecar (restartPolicy Always), so that init
 // containers have network, Jobs complete, and the application starts after the
 // sidecar serves and ends before it does.
+//
+// A pod may do without weir-capture: its clients are then told of a proxy by
+// variables, and Services name the sidecar's ports. And a pod whose TLS is
+// intercepted has its clients told, by variables, of the authority that does it.
+// What an application says itself is never replaced: a Notice says so.
 package injection
 
 import (
@@ -58,45 +63,54 @@ func DefaultResources() corev1.ResourceRequirements {
 
 // Status is the value of AnnotationStatus.
 type Status struct {
-	Image         string   `json:"image"`
+	Image string `json:"image"`
+	// Capture is v1alpha1.CaptureProxy where nothing is captured.
+	Capture string `json:"capture,omitempty"`
+	// InboundPorts are the pod's that are captured or, proxied, that the
+	// sidecar stands before.
 	InboundPorts  []uint16 `json:"inboundPorts,omitempty"`
 	OutboundPorts []uint16 `json:"outboundPorts,omitempty"`
+	// SidecarPorts of a proxied pod are those for Services to name.
+	SidecarPorts []ruleset.ExplicitPort `json:"sidecarPorts,omitempty"`
+	// Trust says that containers were led to the trust bundle.
+	Trust bool `json:"trust,omitempty"`
+	// Kept are, by container, the variables, Java properties and read-only
+	// mounts of the application that kept something of ours out.
+	Kept map[string][]string `json:"kept,omitempty"`
 }
 
 // Inject returns a copy of the pod with a sidecar that starts with the rules
-// of rs, or the pod itself when it has one already. A *Refusal says what the
-// pod's author has to change.
-func Inject(pod *corev1.Pod, config Config, rs *ruleset.Ruleset) (*corev1.Pod, error) {
+// of rs, or the pod itself when it has one already, completed. A *Refusal says
+// what the pod's author has to change, a Notice what to know.
+func Inject(pod *corev1.Pod, config Config, rs *ruleset.Ruleset) (*corev1.Pod, []Notice, error) {
 	if hasSidecar(pod) {
-		return pod, nil
+		completed, notices := Complete(pod)
+		return completed, notices, nil
 	}
-	if err := refuse(pod); err != nil {
-		return nil, err
-	}
-	inbound, err := inboundPorts(pod)
+	p, err := planFor(pod, rs)
 	if err != nil {
-		return nil, err
-	}
-	outbound, err := outboundPorts(pod)
-	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 
 	injected := pod.DeepCopy()
-	bootstrap, err := encodeBootstrap(rs, adaptProbes(injected, inbound))
-	if err != nil {
-		return nil, err
+	var probes []ruleset.Probe
+	if !p.proxied { // else the kubelet reaches the application directly
+		probes = adaptProbes(injected, p.inbound)
 	}
-	annotate(injected, Status{Image: config.Image, InboundPorts: inbound, OutboundPorts: outbound})
-	injected.Spec.InitContainers = slices.Concat(
-		[]corev1.Container{
-			captureContainer(config, &pod.Spec, inbound, outbound),
-			sidecarContainer(config, &pod.Spec, bootstrap),
-		},
-		injected.Spec.InitContainers,
-	)
-	injected.Spec.Volumes = append(injected.Spec.Volumes, volumes()...)
-	return injected, nil
+	bootstrap, err := encodeBootstrap(ruleset.Bootstrap{Ruleset: *rs, Probes: probes, Trust: p.trust, Explicit: p.explicit})
+	if err != nil {
+		return nil, nil, err
+	}
+	gaps := p.tell(allContainers(&injected.Spec), injected.Spec.Volumes)
+	annotate(injected, p.status(config.Image, gaps))
+	var added []corev1.Container
+	if !p.proxied {
+		added = append(added, captureContainer(config, &pod.Spec, p.inbound, p.outbound))
+	}
+	added = append(added, sidecarContainer(config, &pod.Spec, p, bootstrap))
+	injected.Spec.InitContainers = slices.Concat(added, injected.Spec.InitContainers)
+	injected.Spec.Volumes = append(injected.Spec.Volumes, volumes(p.trust)...)
+	return injected, append(p.notices, noticesOf(gaps)...), nil
 }
 
 // hasSidecar says whether a pod was injected before.

@@ -26,10 +26,22 @@ func Patch(pod, injected *corev1.Pod) []jsonpatch.Operation {
 		}
 	}
 
-	// Probes first: the containers added below move the init containers' places.
+	// The pod's own first: the containers added below move the init containers' places.
 	added := len(injected.Spec.InitContainers) - len(pod.Spec.InitContainers)
-	patch = append(patch, probesPatch("/spec/initContainers", pod.Spec.InitContainers, injected.Spec.InitContainers[added:])...)
-	patch = append(patch, probesPatch("/spec/containers", pod.Spec.Containers, injected.Spec.Containers)...)
+	for _, list := range []struct {
+		path          string
+		before, after []corev1.Container
+	}{
+		{"/spec/initContainers", pod.Spec.InitContainers, injected.Spec.InitContainers[added:]},
+		{"/spec/containers", pod.Spec.Containers, injected.Spec.Containers},
+	} {
+		for i := range list.before {
+			path := fmt.Sprintf("%s/%d", list.path, i)
+			patch = append(patch, probesPatch(path, &list.before[i], &list.after[i])...)
+			patch = append(patch, variablesPatch(path, list.before[i].Env, list.after[i].Env)...)
+			patch = append(patch, appended(path+"/volumeMounts", list.before[i].VolumeMounts, list.after[i].VolumeMounts)...)
+		}
+	}
 
 	if len(pod.Spec.InitContainers) == 0 && added > 0 {
 		add("/spec/initContainers", injected.Spec.InitContainers)
@@ -39,38 +51,53 @@ func Patch(pod, injected *corev1.Pod) []jsonpatch.Operation {
 		}
 	}
 
-	newVolumes := injected.Spec.Volumes[len(pod.Spec.Volumes):]
-	if len(pod.Spec.Volumes) == 0 && len(newVolumes) > 0 {
-		add("/spec/volumes", newVolumes)
-	} else {
-		for _, volume := range newVolumes {
-			add("/spec/volumes/-", volume)
-		}
+	return append(patch, appended("/spec/volumes", pod.Spec.Volumes, injected.Spec.Volumes)...)
+}
+
+// appended adds what a list has at its end that it did not have before.
+func appended[T any](path string, before, after []T) []jsonpatch.Operation {
+	added := after[len(before):]
+	if len(before) == 0 && len(added) > 0 {
+		return []jsonpatch.Operation{jsonpatch.NewOperation("add", path, added)}
+	}
+	var patch []jsonpatch.Operation
+	for _, item := range added {
+		patch = append(patch, jsonpatch.NewOperation("add", path+"/-", item))
 	}
 	return patch
 }
 
-// probesPatch replaces the actions of the probes that were rewritten.
-func probesPatch(path string, before, after []corev1.Container) []jsonpatch.Operation {
+// variablesPatch adds variables and writes the values that were joined.
+func variablesPatch(container string, before, after []corev1.EnvVar) []jsonpatch.Operation {
 	var patch []jsonpatch.Operation
 	for i := range before {
-		for _, probe := range []struct {
-			field         string
-			before, after *corev1.Probe
-		}{
-			{"startupProbe", before[i].StartupProbe, after[i].StartupProbe},
-			{"readinessProbe", before[i].ReadinessProbe, after[i].ReadinessProbe},
-			{"livenessProbe", before[i].LivenessProbe, after[i].LivenessProbe},
-		} {
-			if probe.before == nil || probe.before.TCPSocket == nil || probe.after.TCPSocket != nil {
-				continue
-			}
-			at := fmt.Sprintf("%s/%d/%s", path, i, probe.field)
-			patch = append(patch,
-				jsonpatch.NewOperation("remove", at+"/tcpSocket", nil),
-				jsonpatch.NewOperation("add", at+"/httpGet", probe.after.HTTPGet),
-			)
+		if before[i].Value != after[i].Value {
+			// "add" also where the member is there, since an empty value may not be.
+			patch = append(patch, jsonpatch.NewOperation("add", fmt.Sprintf("%s/env/%d/value", container, i), after[i].Value))
 		}
+	}
+	return append(patch, appended(container+"/env", before, after)...)
+}
+
+// probesPatch replaces the actions of the probes that were rewritten.
+func probesPatch(container string, before, after *corev1.Container) []jsonpatch.Operation {
+	var patch []jsonpatch.Operation
+	for _, probe := range []struct {
+		field         string
+		before, after *corev1.Probe
+	}{
+		{"startupProbe", before.StartupProbe, after.StartupProbe},
+		{"readinessProbe", before.ReadinessProbe, after.ReadinessProbe},
+		{"livenessProbe", before.LivenessProbe, after.LivenessProbe},
+	} {
+		if probe.before == nil || probe.before.TCPSocket == nil || probe.after.TCPSocket != nil {
+			continue
+		}
+		at := container + "/" + probe.field
+		patch = append(patch,
+			jsonpatch.NewOperation("remove", at+"/tcpSocket", nil),
+			jsonpatch.NewOperation("add", at+"/httpGet", probe.after.HTTPGet),
+		)
 	}
 	return patch
 }

@@ -2,6 +2,7 @@ package injection
 
 import (
 	"fmt"
+	"path"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
@@ -24,30 +25,51 @@ func refusef(format string, args ...any) error {
 }
 
 // refuse holds a pod against what the sidecar takes for itself: names, its
-// user and its ports.
-func refuse(pod *corev1.Pod) error {
-	containers := slices.Concat(pod.Spec.InitContainers, pod.Spec.Containers)
-	for i := range containers {
-		container := &containers[i]
+// user, its ports and its paths.
+func refuse(pod *corev1.Pod, p *plan) error {
+	for _, container := range allContainers(&pod.Spec) {
 		if container.Name == v1alpha1.CaptureContainer || container.Name == v1alpha1.SidecarContainer {
 			return refusef("container %q has a name that Weir's sidecar needs: rename it, or label the pod %s=%q",
 				container.Name, v1alpha1.LabelInject, v1alpha1.InjectOptOut)
 		}
-		if user := effectiveUser(pod, container); user != nil && *user == ruleset.UID {
+		if user := effectiveUser(pod, container); !p.proxied && user != nil && *user == ruleset.UID {
 			return refusef("container %q runs as user %d, which is the user of Weir's sidecar, so its connections would pass unlimited: choose another runAsUser",
 				container.Name, ruleset.UID)
 		}
-		for _, port := range container.Ports {
-			if isTCP(port) && isOwnPort(port.ContainerPort) {
-				return refusef("container %q declares port %d, on which Weir's sidecar listens: choose another port, or label the pod %s=%q",
-					container.Name, port.ContainerPort, v1alpha1.LabelInject, v1alpha1.InjectOptOut)
+		if err := refusePorts(container, p.explicit); err != nil {
+			return err
+		}
+		for _, mount := range container.VolumeMounts {
+			if p.trust && path.Clean(mount.MountPath) == ruleset.TrustDir {
+				return refusef("container %q mounts volume %q at %s, where Weir's trust bundle belongs: choose another path, or annotate the pod %s=%q",
+					container.Name, mount.Name, ruleset.TrustDir, v1alpha1.AnnotationTrust, v1alpha1.TrustRefuse)
 			}
 		}
 	}
+	for _, port := range p.inbound {
+		if isExplicitPort(p.explicit, int32(port)) { // of the annotation: a declared one was found above
+			return refusef("annotation %s names port %d, on which Weir's sidecar itself listens: remove it from the list", v1alpha1.AnnotationInboundPorts, port)
+		}
+	}
 	for _, volume := range pod.Spec.Volumes {
-		if volume.Name == tokenVolume || volume.Name == stateVolume {
+		if slices.Contains([]string{tokenVolume, stateVolume, trustVolume}, volume.Name) {
 			return refusef("volume %q has a name that Weir's sidecar needs: rename it, or label the pod %s=%q",
 				volume.Name, v1alpha1.LabelInject, v1alpha1.InjectOptOut)
+		}
+	}
+	return nil
+}
+
+// refusePorts holds a container's ports against the sidecar's.
+func refusePorts(container *corev1.Container, explicit *ruleset.Explicit) error {
+	for _, port := range container.Ports {
+		if isTCP(port) && (isOwnPort(port.ContainerPort) || isExplicitPort(explicit, port.ContainerPort)) {
+			return refusef("container %q declares port %d, on which Weir's sidecar listens: choose another port, or label the pod %s=%q",
+				container.Name, port.ContainerPort, v1alpha1.LabelInject, v1alpha1.InjectOptOut)
+		}
+		if isExplicitName(explicit, port.Name) {
+			return refusef("container %q names a port %q, as Weir's sidecar does, so that Services would not find the sidecar's: rename it",
+				container.Name, port.Name)
 		}
 	}
 	return nil

@@ -22,6 +22,11 @@ func TestInjectRefuses(t *testing.T) {
 	annotated := func(direction, value string) corev1.Pod {
 		return corev1.Pod{ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{"weir.dev/" + direction + "-ports": value}}}
 	}
+	nothing := func(*corev1.Container) {}
+	changed := func(pod corev1.Pod, annotation, value string) corev1.Pod {
+		metav1.SetMetaDataAnnotation(&pod.ObjectMeta, annotation, value)
+		return pod
+	}
 	manyPorts := func(n int) (ports []corev1.ContainerPort) {
 		for i := range n {
 			ports = append(ports, corev1.ContainerPort{ContainerPort: int32(20000 + i)})
@@ -51,6 +56,32 @@ func TestInjectRefuses(t *testing.T) {
 		{reason: "a container with the capture's name", pod: app(func(c *corev1.Container) { c.Name = "weir-capture" }), says: []string{"weir-capture", "rename"}},
 		{reason: "an ordinary container with the sidecar's name", pod: app(func(c *corev1.Container) { c.Name = "weir-sidecar" }), says: []string{"weir-sidecar", "rename"}},
 		{reason: "a volume with a name of ours", pod: corev1.Pod{Spec: corev1.PodSpec{Volumes: []corev1.Volume{{Name: "weir-token"}}}}, says: []string{"weir-token", "rename"}},
+		{reason: "a volume with the name of the trust bundle's", pod: corev1.Pod{Spec: corev1.PodSpec{Volumes: []corev1.Volume{{Name: "weir-trust"}}}}, says: []string{"weir-trust", "rename"}},
+		{reason: "a mount where the trust bundle belongs", pod: app(func(c *corev1.Container) {
+			c.VolumeMounts = []corev1.VolumeMount{{Name: "mine", MountPath: ruleset.TrustDir + "/"}}
+		}), says: []string{`"app"`, `"mine"`, ruleset.TrustDir, `weir.dev/trust="false"`}},
+		{reason: "the same path, and no trust bundle to be there", pod: changed(app(func(c *corev1.Container) {
+			c.VolumeMounts = []corev1.VolumeMount{{Name: "mine", MountPath: ruleset.TrustDir}}
+		}), "weir.dev/trust", "false")},
+		{reason: "a trust that means nothing", pod: changed(app(nothing), "weir.dev/trust", "yes"), says: []string{"weir.dev/trust", `"yes"`, `"true"`, `"false"`}},
+		{reason: "a capture that means nothing", pod: changed(app(nothing), "weir.dev/capture", "none"), says: []string{"weir.dev/capture", `"none"`, `"redirect"`, `"proxy"`}},
+		{reason: "the default's own name", pod: changed(app(nothing), "weir.dev/capture", "redirect")},
+		{reason: "the sidecar's user, where nothing tells connections apart by it", pod: changed(app(func(c *corev1.Container) { c.SecurityContext = user(14014) }), "weir.dev/capture", "proxy")},
+		{reason: "a port that stands for another", pod: changed(app(func(c *corev1.Container) {
+			c.Ports = []corev1.ContainerPort{{ContainerPort: 8080}, {ContainerPort: 14101}}
+		}), "weir.dev/capture", "proxy"), says: []string{`"app"`, "14101", "another port"}},
+		{reason: "a port after the last that stands for another", pod: changed(app(func(c *corev1.Container) {
+			c.Ports = []corev1.ContainerPort{{ContainerPort: 8080}, {ContainerPort: 14102}}
+		}), "weir.dev/capture", "proxy")},
+		{reason: "no port stands for another where connections are captured", pod: app(func(c *corev1.Container) {
+			c.Ports = []corev1.ContainerPort{{ContainerPort: 14100}}
+		})},
+		{reason: "an annotated port that stands for another", pod: changed(changed(app(nothing), "weir.dev/inbound-ports", "14100"), "weir.dev/capture", "proxy"),
+			says: []string{"weir.dev/inbound-ports", "14100", "remove"}},
+		{reason: "a port's name that Services look for", pod: changed(app(func(c *corev1.Container) {
+			c.Ports = []corev1.ContainerPort{{ContainerPort: 8080, Name: "weir-8080"}}
+		}), "weir.dev/capture", "proxy"), says: []string{`"app"`, `"weir-8080"`, "rename"}},
+		{reason: "no list of ports, though no port of it is captured", pod: changed(annotated("inbound", "http"), "weir.dev/capture", "proxy"), says: []string{"weir.dev/inbound-ports"}},
 		{reason: "a port of ours", pod: app(func(c *corev1.Container) {
 			c.Ports = []corev1.ContainerPort{{ContainerPort: ruleset.HealthPort}}
 		}), says: []string{`"app"`, "14020", "another port"}},
@@ -72,7 +103,7 @@ func TestInjectRefuses(t *testing.T) {
 			c.LivenessProbe.HTTPGet.Port.IntVal = 20000
 		}), says: []string{"1 probes", "shorten"}},
 	} {
-		_, err := Inject(&c.pod, testConfig, testRuleset())
+		_, _, err := Inject(&c.pod, testConfig, interceptingRuleset())
 		refusal, refused := errors.AsType[*Refusal](err)
 		if refused != (len(c.says) > 0) || err != nil && !refused {
 			t.Errorf("%s: want refused %v, got %v", c.reason, len(c.says) > 0, err)
@@ -114,8 +145,8 @@ func TestBootstrap(t *testing.T) {
 		return bootstrap
 	}
 
-	rs := testRuleset()
-	value, err := encodeBootstrap(rs, nil)
+	rs := interceptingRuleset()
+	value, err := encodeBootstrap(ruleset.Bootstrap{Ruleset: *rs})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -133,7 +164,10 @@ func TestBootstrap(t *testing.T) {
 	for len(rs.Policies) < 1000 {
 		rs.Policies = append(rs.Policies, rs.Policies[0])
 	}
-	value, err = encodeBootstrap(rs, []ruleset.Probe{{Type: ruleset.ProbeHTTP, Port: 80, Path: "/$"}})
+	value, err = encodeBootstrap(ruleset.Bootstrap{
+		Ruleset: *rs, Probes: []ruleset.Probe{{Type: ruleset.ProbeHTTP, Port: 80, Path: "/$"}}, Trust: true,
+		Explicit: &ruleset.Explicit{Inbound: []ruleset.ExplicitPort{{Listen: 14100, Port: 80}}},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -141,6 +175,9 @@ func TestBootstrap(t *testing.T) {
 	if len(value) > maxBootstrapBytes || len(stamped.Ruleset.Policies) != 0 || stamped.Ruleset.Version != "" {
 		t.Errorf("want 1000 policies left out, and no version, since nothing is enforced: got %d bytes, %d policies, version %q",
 			len(value), len(stamped.Ruleset.Policies), stamped.Ruleset.Version)
+	}
+	if !stamped.Trust || stamped.Ruleset.Authorities != rs.Authorities || stamped.Explicit == nil || len(stamped.Explicit.Inbound) != 1 {
+		t.Errorf("want what was done to the pod kept, and the authorities that its processes know, got %+v", stamped)
 	}
 	if stamped.Ruleset.Link != rs.Link || stamped.Ruleset.Namespace != rs.Namespace || len(stamped.Probes) != 1 || stamped.Probes[0].Path != "/$" {
 		t.Errorf("want link, namespace and probes kept, got %+v", stamped)

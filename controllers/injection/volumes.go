@@ -12,6 +12,7 @@ import (
 const (
 	tokenVolume = "weir-token"
 	stateVolume = "weir-state"
+	trustVolume = "weir-trust"
 
 	// tokenSeconds is a token's validity; the kubelet renews it at 80 % of that.
 	tokenSeconds = 3600
@@ -20,12 +21,17 @@ const (
 	// containers share, which never holds here (weir-capture is root), and to
 	// the pod's fsGroup, of which every container is a member.
 	tokenMode = 0o644
+
+	// trustBytes bounds what the pod's processes verify with: three files of at
+	// most a few hundred KiB, and their successors while they are replaced.
+	trustBytes = 8 << 20
 )
 
 // volumes are the sidecar's: the token it proves itself with, which needs no
-// automountServiceAccountToken, and the memory where it keeps its last Ruleset.
-func volumes() []corev1.Volume {
-	return []corev1.Volume{
+// automountServiceAccountToken, the memory where it keeps its last Ruleset, and
+// the trust bundle that it writes for the others.
+func volumes(trust bool) []corev1.Volume {
+	volumes := []corev1.Volume{
 		{Name: tokenVolume, VolumeSource: corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{
 			DefaultMode: new(int32(tokenMode)),
 			Sources: []corev1.VolumeProjection{{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{
@@ -39,11 +45,22 @@ func volumes() []corev1.Volume {
 			SizeLimit: resource.NewQuantity(16<<20, resource.BinarySI),
 		}}},
 	}
+	if trust {
+		volumes = append(volumes, corev1.Volume{Name: trustVolume, VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{
+			Medium:    corev1.StorageMediumMemory,
+			SizeLimit: resource.NewQuantity(trustBytes, resource.BinarySI),
+		}}})
+	}
+	return volumes
 }
 
-func volumeMounts() []corev1.VolumeMount {
-	return []corev1.VolumeMount{
+func volumeMounts(trust bool) []corev1.VolumeMount {
+	mounts := []corev1.VolumeMount{
 		{Name: tokenVolume, MountPath: path.Dir(ruleset.TokenFile), ReadOnly: true},
 		{Name: stateVolume, MountPath: ruleset.StateDir},
 	}
+	if trust {
+		mounts = append(mounts, corev1.VolumeMount{Name: trustVolume, MountPath: ruleset.TrustDir})
+	}
+	return mounts
 }

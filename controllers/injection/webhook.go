@@ -78,11 +78,17 @@ func (h *Handler) Handle(ctx context.Context, request admission.Request) admissi
 		return admission.Errored(http.StatusInternalServerError, err)
 	}
 	events := h.eventsFor(request, pod)
+	answer := func(changed *corev1.Pod, notices []Notice) admission.Response {
+		return admission.Patched("", Patch(pod, changed)...).WithWarnings(events.notices(notices)...)
+	}
 
 	decision := Decide(pod, request.Namespace, namespaceLabels, h.Config.OperatorNamespace)
 	if decision.Skipped != "" {
 		events.skipped(decision.Skipped)
 		return admission.Allowed("").WithWarnings("no Weir sidecar: " + decision.Skipped)
+	}
+	if decision.Complete {
+		return answer(Complete(pod))
 	}
 	if !decision.Inject {
 		return admission.Allowed("")
@@ -93,7 +99,7 @@ func (h *Handler) Handle(ctx context.Context, request admission.Request) admissi
 	if err := h.Reader.List(ctx, policies, client.InNamespace(request.Namespace)); err != nil {
 		return admission.Errored(http.StatusInternalServerError, fmt.Errorf("listing the RateLimitPolicies of namespace %s: %w", request.Namespace, err))
 	}
-	injected, err := Inject(pod, h.Config, h.Compile(request.Namespace, policies.Items, pod.Labels))
+	injected, notices, err := Inject(pod, h.Config, h.Compile(request.Namespace, policies.Items, pod.Labels))
 	if refusal, ok := errors.AsType[*Refusal](err); ok {
 		events.refused(refusal)
 		return admission.Denied(refusal.Sentence)
@@ -102,22 +108,22 @@ func (h *Handler) Handle(ctx context.Context, request admission.Request) admissi
 		return admission.Errored(http.StatusInternalServerError, err)
 	}
 	events.injected(h.Config.Image)
-	return admission.Patched("", Patch(pod, injected)...)
+	return answer(injected, append(notices, podSecurityNotice(pod, request.Namespace, namespaceLabels)...))
 }
 
-// namespaceLabels reads the labels of the pod's namespace where the pod's own
-// label does not decide. The API server asks only for namespaces whose labels
-// it found enabled, and may be ahead of the cache: what the cache would leave
-// out is read again, so that no pod is missed right after its namespace was
-// labelled.
+// namespaceLabels reads the labels of the pod's namespace. The API server asks
+// only for namespaces whose labels it found enabled, and may be ahead of the
+// cache: what the cache would leave out is read again, so that no pod is missed
+// right after its namespace was labelled. Where the pod's own label decides, the
+// labels only serve to warn, and what the cache has is enough.
 func (h *Handler) namespaceLabels(ctx context.Context, pod *corev1.Pod, name string) (map[string]string, error) {
-	switch pod.Labels[v1alpha1.LabelInject] {
-	case v1alpha1.InjectPod, v1alpha1.InjectOptOut:
-		return nil, nil
-	}
 	namespace := &corev1.Namespace{}
 	key := client.ObjectKey{Name: name}
 	err := h.Reader.Get(ctx, key, namespace)
+	switch pod.Labels[v1alpha1.LabelInject] {
+	case v1alpha1.InjectPod, v1alpha1.InjectOptOut:
+		return namespace.Labels, nil
+	}
 	if apierrors.IsNotFound(err) || err == nil && namespace.Labels[v1alpha1.LabelInject] != v1alpha1.InjectNamespace {
 		err = h.LiveReader.Get(ctx, key, namespace)
 	}
@@ -168,6 +174,15 @@ func (e ownerEvents) record(eventType, reason, note string) {
 		// An event's note has at most 1024 bytes.
 		e.recorder.Eventf(e.owner, nil, eventType, reason, "Inject", "%.1000s", note)
 	}
+}
+
+// notices records notices, and returns their sentences for the answer.
+func (e ownerEvents) notices(notices []Notice) (warnings []string) {
+	for _, notice := range notices {
+		e.record(notice.Type, notice.Reason, notice.Sentence)
+		warnings = append(warnings, notice.Sentence)
+	}
+	return warnings
 }
 
 func (e ownerEvents) injected(image string) {
