@@ -4,7 +4,9 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/json"
+	"fmt"
 	"net"
+	"slices"
 	"strconv"
 
 	. "github.com/onsi/ginkgo/v2"
@@ -35,46 +37,9 @@ const injectable = "test.weir.dev/injection"
 var _ = Describe("injection", Ordered, func() {
 	var cached client.Client
 
-	// The API server asks the webhook over TLS, with a certificate and a
-	// caBundle that a Keeper made, as in a cluster.
 	BeforeAll(func() {
-		const name = "weir-injection-test"
-		port := freePort()
-		Expect(k8sClient.Create(ctx, webhookConfiguration(name, "https://localhost:"+strconv.Itoa(port)+injection.WebhookPath))).To(Succeed())
-		DeferCleanup(func() {
-			Expect(k8sClient.Delete(context.Background(), webhookConfiguration(name, ""))).To(Succeed())
-		})
-		keeper := certs.New(certs.Options{
-			Client: k8sClient, Namespace: newNamespace(nil), WebhookName: name, DNSNames: []string{"localhost"}, Logger: GinkgoLogr,
-		})
-		Expect(keeper.Ensure(ctx)).To(Succeed())
-
-		mgr, err := ctrl.NewManager(cfg, ctrl.Options{
-			Scheme:  scheme,
-			Metrics: metricsserver.Options{BindAddress: "0"},
-			WebhookServer: webhook.NewServer(webhook.Options{
-				Host: "127.0.0.1", Port: port, TLSOpts: []func(*tls.Config){func(c *tls.Config) { c.GetCertificate = keeper.GetCertificate }},
-			}),
-		})
-		Expect(err).NotTo(HaveOccurred())
+		mgr := serveInjection("weir-injection-test", injectable, func(*ruleset.Ruleset) {})
 		cached = mgr.GetClient()
-		compile := func(namespace string, policies []v1alpha1.RateLimitPolicy, podLabels map[string]string) *ruleset.Ruleset {
-			return programming.Compile(namespace, policies, podLabels, programming.Settings{
-				Link: ruleset.Link{Address: "weir-link:9443", CABundle: string(keeper.CABundle())},
-			})
-		}
-		config := injection.Config{Image: "weir-sidecar:test", Resources: injection.DefaultResources(), OperatorNamespace: "weir-system"}
-		Expect(injection.SetupWithManager(ctx, mgr, config, compile)).To(Succeed())
-
-		running, stop := context.WithCancel(ctx)
-		ended := make(chan error, 1)
-		go func() { ended <- mgr.Start(running) }()
-		DeferCleanup(func() {
-			stop()
-			Eventually(ended).Should(Receive(BeNil()))
-		})
-		Expect(mgr.GetCache().WaitForCacheSync(ctx)).To(BeTrue())
-		Eventually(func() error { return mgr.GetWebhookServer().StartedChecker()(nil) }).Should(Succeed())
 	})
 
 	enabled := func() string {
@@ -179,6 +144,60 @@ var _ = Describe("injection", Ordered, func() {
 	})
 })
 
+// serveInjection serves the webhook for the namespaces with a label, until the
+// Describe that calls it ends. The API server asks it over TLS, with a
+// certificate and a caBundle that a Keeper made, as in a cluster. Rulesets are
+// what programming compiles, changed by adjust. After it, the API server asks
+// the webhooks at later paths of the same server.
+func serveInjection(name, label string, adjust func(*ruleset.Ruleset), later ...string) ctrl.Manager {
+	GinkgoHelper()
+	port := freePort()
+	server := "https://localhost:" + strconv.Itoa(port)
+	configuration := webhookConfiguration(name, server+injection.WebhookPath)
+	configuration.Webhooks[0].NamespaceSelector.MatchLabels = map[string]string{label: "true"}
+	for i, path := range later {
+		next := configuration.Webhooks[0].DeepCopy()
+		next.Name = fmt.Sprintf("later-%d.weir.dev", i)
+		next.ClientConfig.URL = new(server + path)
+		configuration.Webhooks = append(configuration.Webhooks, *next)
+	}
+	Expect(k8sClient.Create(ctx, configuration)).To(Succeed())
+	DeferCleanup(func() { Expect(k8sClient.Delete(context.Background(), configuration)).To(Succeed()) })
+	keeper := certs.New(certs.Options{
+		Client: k8sClient, Namespace: newNamespace(nil), WebhookName: name, DNSNames: []string{"localhost"}, Logger: GinkgoLogr,
+	})
+	Expect(keeper.Ensure(ctx)).To(Succeed())
+
+	mgr, err := ctrl.NewManager(cfg, ctrl.Options{
+		Scheme:  scheme,
+		Metrics: metricsserver.Options{BindAddress: "0"},
+		WebhookServer: webhook.NewServer(webhook.Options{
+			Host: "127.0.0.1", Port: port, TLSOpts: []func(*tls.Config){func(c *tls.Config) { c.GetCertificate = keeper.GetCertificate }},
+		}),
+	})
+	Expect(err).NotTo(HaveOccurred())
+	compile := func(namespace string, policies []v1alpha1.RateLimitPolicy, podLabels map[string]string) *ruleset.Ruleset {
+		rs := programming.Compile(namespace, policies, podLabels, programming.Settings{
+			Link: ruleset.Link{Address: "weir-link:9443", CABundle: string(keeper.CABundle())},
+		})
+		adjust(rs)
+		return rs
+	}
+	config := injection.Config{Image: "weir-sidecar:test", Resources: injection.DefaultResources(), OperatorNamespace: "weir-system"}
+	Expect(injection.SetupWithManager(ctx, mgr, config, compile)).To(Succeed())
+
+	running, stop := context.WithCancel(ctx)
+	ended := make(chan error, 1)
+	go func() { ended <- mgr.Start(running) }()
+	DeferCleanup(func() {
+		stop()
+		Eventually(ended).Should(Receive(BeNil()))
+	})
+	Expect(mgr.GetCache().WaitForCacheSync(ctx)).To(BeTrue())
+	Eventually(func() error { return mgr.GetWebhookServer().StartedChecker()(nil) }).Should(Succeed())
+	return mgr
+}
+
 // webhookConfiguration has the rules of config/webhook, and this file's
 // namespaces only.
 func webhookConfiguration(name, url string) *admissionregistrationv1.MutatingWebhookConfiguration {
@@ -254,7 +273,9 @@ func initContainers(pod *corev1.Pod) (names []string) {
 
 func bootstrapOf(pod *corev1.Pod) (bootstrap ruleset.Bootstrap) {
 	GinkgoHelper()
-	variable := pod.Spec.InitContainers[1].Env[0]
+	at := slices.Index(initContainers(pod), v1alpha1.SidecarContainer)
+	Expect(at).To(BeNumerically(">=", 0), "the pod has no sidecar")
+	variable := pod.Spec.InitContainers[at].Env[0]
 	Expect(variable.Name).To(Equal(ruleset.BootstrapEnv))
 	Expect(json.Unmarshal([]byte(variable.Value), &bootstrap)).To(Succeed())
 	return bootstrap
