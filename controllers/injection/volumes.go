@@ -22,9 +22,10 @@ const (
 	// the pod's fsGroup, of which every container is a member.
 	tokenMode = 0o644
 
-	// trustBytes bounds what the pod's processes verify with: three files of at
-	// most a few hundred KiB, and their successors while they are replaced.
-	trustBytes = 8 << 20
+	// trustBytes bounds what the pod's processes verify with: a bundle of at most
+	// 8 MiB (sidecar/intercept), the same as a truststore, and one of them anew
+	// while it is replaced. Debian's roots take half a MiB in all.
+	trustBytes = 24 << 20
 )
 
 // volumes are the sidecar's: the token it proves itself with, which needs no
