@@ -15,6 +15,9 @@ type backend struct {
 	store   ruleset.Store
 	client  redis.UniversalClient
 	cluster bool
+	// batch sends the takes; nil on Redis Cluster, where each goes by itself to
+	// the node that has its keys.
+	batch *batcher
 	redact  func(string) string
 	// calls under way; the client is closed after the last.
 	calls sync.WaitGroup
@@ -29,6 +32,9 @@ func newBackend(store ruleset.Store) (*backend, error) {
 		return nil, err
 	}
 	b := &backend{store: store, client: newClient(options), cluster: options.IsClusterMode, redact: redactor(store, options)}
+	if !b.cluster {
+		b.batch = &batcher{client: b.client}
+	}
 	b.ctx, b.stop = context.WithCancel(context.Background())
 	return b, nil
 }

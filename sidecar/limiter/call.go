@@ -6,9 +6,7 @@ import (
 	"crypto/rand"
 	_ "embed"
 	"encoding/base64"
-	"fmt"
 	"slices"
-	"strconv"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -142,36 +140,35 @@ func (c *call) giveBack(groups [][]int) {
 	})
 }
 
-// run runs the script over a group and notes the state of its quotas.
+// run has the script decide over a group and notes the state of its quotas.
 func (c *call) run(ctx context.Context, verb string, group []int) (admitted bool, err error) {
-	keys := make([]string, 0, len(group))
-	args := make([]any, 0, 3+3*len(group))
-	now := ""
-	if c.clock != nil {
-		now = strconv.FormatInt(c.clock(), 10)
+	deadline, ok := ctx.Deadline()
+	if !ok {
+		deadline = time.Now().Add(c.backend.store.Timeout())
 	}
-	args = append(args, verb, c.id, now)
-	for _, i := range group {
-		q := &c.quotas[i]
-		keys = append(keys, q.key)
-		args = append(args, q.limit.Requests, q.limit.WindowMillis*1000, q.cost)
+	asked := &command{verb: verb, id: c.id, quotas: c.quotas, deadline: deadline, clock: c.clock}
+	if c.backend.batch != nil { // the group is all quotas
+		err = c.backend.batch.do(ctx, asked)
+	} else {
+		asked.quotas = make([]quota, 0, len(group))
+		for _, i := range group {
+			asked.quotas = append(asked.quotas, c.quotas[i])
+		}
+		alone := batcher{client: c.backend.client}
+		err = alone.call([]*command{asked})
 	}
-	reply, err := takeScript.Run(ctx, c.backend.client, keys, args...).Int64Slice()
 	if err != nil {
 		return false, err
-	}
-	if len(reply) != 1+3*len(group) {
-		return false, fmt.Errorf("%d numbers instead of %d from the script", len(reply), 1+3*len(group))
 	}
 	for n, i := range group {
 		c.decision.Quotas[i] = Quota{
 			Take: c.quotas[i].take, Limit: c.quotas[i].limit,
-			Remaining:  reply[1+3*n],
-			Reset:      micros(reply[2+3*n]),
-			RetryAfter: micros(reply[3+3*n]),
+			Remaining:  asked.reply[1+3*n],
+			Reset:      micros(asked.reply[2+3*n]),
+			RetryAfter: micros(asked.reply[3+3*n]),
 		}
 	}
-	return reply[0] == 1, nil
+	return asked.reply[0] == 1, nil
 }
 
 func micros(n int64) time.Duration { return time.Duration(n) * time.Microsecond }

@@ -57,6 +57,9 @@ func (b *backend) reason(err error) string {
 		return "it closed the connection; write rediss:// in the store's url if it speaks TLS"
 	case errors.As(err, &errno):
 		return errno.Error() // "connection refused" and its like
+	case errors.As(err, &reply) && strings.Contains(reply.Error(), "unauthenticated"):
+		// What it says to a call of more than ten words.
+		return "it answered: NOAUTH: it asks for a password; put it into the store's url"
 	case errors.As(err, &reply):
 		text := b.redact(reply.Error())
 		return "it answered: " + text[:min(len(text), maxReplyBytes)]
