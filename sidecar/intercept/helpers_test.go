@@ -80,6 +80,8 @@ func (a *authority) signedBy(name string, key crypto.Signer, parent *x509.Certif
 }
 
 // succeed makes the next authority, which those who know only a trust through a.
+// Its name must be another: to OpenSSL a certificate of one name that signs
+// another of that name is signed by itself.
 func (a *authority) succeed(name string) *authority {
 	a.t.Helper()
 	next := newAuthority(a.t, name, a.permitted...)
@@ -145,6 +147,7 @@ func (a *authority) pool() *x509.CertPool {
 type provider struct {
 	*authority // that clients would trust without us
 	addr       string
+	server     *http.Server
 	mu         sync.Mutex
 	seen       []tls.ConnectionState // of requests
 }
@@ -157,7 +160,7 @@ func provide(t testing.TB, set func(*tls.Config)) *provider {
 	if set != nil {
 		set(config)
 	}
-	server := &http.Server{
+	p.server = &http.Server{
 		TLSConfig: config,
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			p.mu.Lock()
@@ -169,8 +172,8 @@ func provide(t testing.TB, set func(*tls.Config)) *provider {
 	}
 	l := listen(t)
 	p.addr = l.Addr().String()
-	go func() { _ = server.ServeTLS(l, "", "") }()
-	t.Cleanup(func() { _ = server.Close() })
+	go func() { _ = p.server.ServeTLS(l, "", "") }()
+	t.Cleanup(func() { _ = p.server.Close() })
 	return p
 }
 
@@ -384,6 +387,18 @@ func get(client *http.Client, name string) (*http.Response, error) {
 	return response, err
 }
 
+// patient is called while waiting; it fails the test when that took too long.
+func patient(t testing.TB) func(what string) {
+	deadline := time.Now().Add(patience)
+	return func(what string) {
+		t.Helper()
+		if time.Now().After(deadline) {
+			t.Fatalf("waited in vain for %s", what)
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
 // counted is the metric of an outcome.
 func (h *house) counted(outcome Outcome) float64 {
 	h.t.Helper()
@@ -426,8 +441,11 @@ func (c *peeked) Read(p []byte) (int, error) {
 }
 
 func (c *peeked) readHello() (Hello, Status) {
-	buffer := make([]byte, MaxHello)
+	buffer := make([]byte, 4<<10)
 	for n := 0; ; {
+		if n == len(buffer) {
+			buffer = append(buffer, make([]byte, n)...)
+		}
 		hello, status := ReadHello(buffer[:n])
 		if status != NeedMore {
 			c.prefix = buffer[:n]

@@ -154,8 +154,13 @@ func TestInterceptLetsPass(t *testing.T) {
 		config func(*Config)
 	}{
 		{want: NoLeaf, reason: "the operator is away", config: away},
-		{want: NoLeaf, reason: "the operator does not answer in time", config: func(c *Config) {
-			c.Issue = func(ctx context.Context, _ []byte) ([]byte, error) { <-ctx.Done(); return nil, ctx.Err() }
+		{want: NoLeaf, reason: "the operator does not answer in time", hosts: []string{"*.provider.test"}, config: func(c *Config) {
+			c.Issue = func(ctx context.Context, request []byte) ([]byte, error) {
+				if isFor(request, host) {
+					<-ctx.Done()
+				}
+				return nil, errors.New("not in time")
+			}
 		}},
 		{want: NoLeaf, reason: "the operator answers nonsense", config: func(c *Config) {
 			c.Issue = func(context.Context, []byte) ([]byte, error) { return []byte("x"), nil }
@@ -218,6 +223,11 @@ func TestInterceptLetsPass(t *testing.T) {
 			}
 		})
 	}
+}
+
+func isFor(request []byte, name string) bool {
+	csr, err := x509.ParseCertificateRequest(request)
+	return err == nil && csr.DNSNames[0] == name
 }
 
 // rsaOf gives a server a certificate with an RSA key, of nobody.
@@ -343,10 +353,8 @@ func TestInterceptTakesSilentRefusalsForPinning(t *testing.T) {
 // noSessions waits until no session stands.
 func (h *house) noSessions() {
 	h.t.Helper()
-	for deadline := time.Now().Add(patience); h.sessions.Load() > 0; time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			h.t.Fatal("a session of a client that is gone still stands")
-		}
+	for wait := patient(h.t); h.sessions.Load() > 0; {
+		wait("the end of a session whose client is gone")
 	}
 }
 
@@ -387,7 +395,7 @@ func TestInterceptAsksOnceForManyConnections(t *testing.T) {
 	held := make(chan struct{})
 	h := build(t, operator, p, []string{"*.provider.test"}, func(c *Config) {
 		c.Issue = func(ctx context.Context, request []byte) ([]byte, error) {
-			if csr, err := x509.ParseCertificateRequest(request); err == nil && csr.DNSNames[0] == host {
+			if isFor(request, host) {
 				<-held
 			}
 			return operator.issue(ctx, request)
