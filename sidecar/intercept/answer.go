@@ -95,7 +95,9 @@ func (g *gate) NetConn() net.Conn { return g.Conn }
 func (g *gate) Read(p []byte) (int, error) {
 	if len(g.hello) > 0 {
 		n := copy(p, g.hello)
-		g.hello = g.hello[n:]
+		if g.hello = g.hello[n:]; len(g.hello) == 0 {
+			g.hello = nil // the connection lives on for long
+		}
 		return n, nil
 	}
 	if !g.open.Load() {

@@ -32,7 +32,9 @@ func found(t *testing.T) *town {
 	c := &town{provider: provide(t, nil)}
 	c.operator.Store(first)
 	c.house = build(t, first, c.provider, []string{host}, func(cfg *Config) {
-		cfg.Issue = func(ctx context.Context, request []byte) ([]byte, error) { return c.operator.Load().issue(ctx, request) }
+		cfg.Issue = func(ctx context.Context, request []byte) ([]byte, error) {
+			return c.operator.Load().issue(ctx, request)
+		}
 	})
 	c.files = t.TempDir()
 	if err := os.CopyFS(c.files, os.DirFS(c.trustDir)); err != nil {

@@ -14,11 +14,11 @@ const MaxHello = 64 << 10
 type Status int
 
 const (
-	// NeedMore: so far a ClientHello, and not the whole of it.
+	// NeedMore is so far a ClientHello, and not the whole of it.
 	NeedMore Status = iota
-	// NotTLS: not the beginning of a well-formed ClientHello. More bytes change nothing.
+	// NotTLS is not the beginning of a well-formed ClientHello. More bytes change nothing.
 	NotTLS
-	// Complete: a whole ClientHello.
+	// Complete is a whole ClientHello.
 	Complete
 )
 

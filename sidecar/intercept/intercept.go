@@ -272,6 +272,7 @@ func (i *Interceptor) intercept(ctx context.Context, hello Hello, client net.Con
 		_ = up.Close()
 		return nil, err
 	}
+	hello.raw = nil // the session lives on for long
 	return &Session{Client: answered, Upstream: up, Protocol: protocol, SNI: host, interceptor: i, hello: hello}, nil
 }
 

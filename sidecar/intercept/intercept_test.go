@@ -113,6 +113,10 @@ func TestInterceptShowsRequests(t *testing.T) {
 	if got := h.counted(Intercepted); got != 3 {
 		t.Errorf("%v intercepted connections were counted, want 3", got)
 	}
+	expiry := h.family("weir_sidecar_tls_leaf_expiry_seconds")
+	if len(expiry) != 1 || time.Until(time.Unix(int64(expiry[0].GetGauge().GetValue()), 0)).Round(time.Hour) != operator.life {
+		t.Errorf("the leaves' earliest expiry is told as %v, want it in %v", expiry, operator.life)
+	}
 }
 
 func TestInterceptResumesSessions(t *testing.T) {

@@ -280,9 +280,11 @@ func TestLeavesMustBeWhatWasAskedFor(t *testing.T) {
 			old.life = -time.Second
 			return encode1(old.leaf(csr.PublicKey, host))
 		},
-		"empty":            func(*x509.CertificateRequest) []byte { return nil },
-		"with a key in it": func(*x509.CertificateRequest) []byte { return []byte("-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n") },
-		"of a megabyte":    func(*x509.CertificateRequest) []byte { return make([]byte, 1<<20) },
+		"empty": func(*x509.CertificateRequest) []byte { return nil },
+		"with a key in it": func(*x509.CertificateRequest) []byte {
+			return []byte("-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n")
+		},
+		"of a megabyte": func(*x509.CertificateRequest) []byte { return make([]byte, 1<<20) },
 	} {
 		l := cache(t, operator, func(_ context.Context, request []byte) ([]byte, error) {
 			csr, err := x509.ParseCertificateRequest(request)
