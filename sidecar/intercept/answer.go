@@ -32,6 +32,9 @@ func (i *Interceptor) answer(ctx context.Context, hello Hello, client net.Conn, 
 	case !g.open.Load():
 		return nil, &PassError{Reason: NoProtocol, Err: fmt.Errorf("answering the client: %w", err)}
 	default:
+		if alert, ok := plainAlert(g.last[:]); ok {
+			err = alert
+		}
 		return nil, i.clientFailed(hello.ServerName, err)
 	}
 }
@@ -45,7 +48,7 @@ func configOfConnection(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 // clientFailed says what a client's failed handshake means, once the answer began.
 func (i *Interceptor) clientFailed(host string, err error) error {
 	op, ok := errors.AsType[*net.OpError](err)
-	switch {
+	switch { // crypto/tls gives a peer's alerts no type of their own
 	case ok && op.Op == "remote error": // an alert: it saw the answer and says no
 		i.history.remember(host, Pinned)
 		i.tell(host, Pinned, err)
@@ -55,6 +58,20 @@ func (i *Interceptor) clientFailed(host string, err error) error {
 	}
 	return fmt.Errorf("handshake with the client: %w", err)
 }
+
+// plainAlert is the fatal alert that a connection ended with, in clear. OpenSSL
+// sends it so where TLS 1.3 wants it encrypted, and crypto/tls sees only that it
+// cannot be decrypted.
+func plainAlert(last []byte) (error, bool) {
+	const fatal = 2
+	if last[0] != recordAlert || last[1] != 3 || last[3] != 0 || last[4] != 2 || last[5] != fatal {
+		return nil, false
+	}
+	return &net.OpError{Op: "remote error", Err: tls.AlertError(last[6])}, true
+}
+
+// alertLen is the length of an alert's record, in clear.
+const alertLen = recordHead + 2
 
 // gate is the client's connection as crypto/tls sees it. Until the first byte
 // of an answer it takes nothing from the client, nor gives it anything: the
@@ -66,6 +83,7 @@ type gate struct {
 	hello  []byte // what Read yields first
 	unread int    // bytes that the connection yields once more and are not to be
 	open   atomic.Bool
+	last   [alertLen]byte // what was read last
 }
 
 // errWithheld ends a handshake that would begin with an alert.
@@ -77,7 +95,9 @@ func (g *gate) NetConn() net.Conn { return g.Conn }
 func (g *gate) Read(p []byte) (int, error) {
 	if len(g.hello) > 0 {
 		n := copy(p, g.hello)
-		g.hello = g.hello[n:]
+		if g.hello = g.hello[n:]; len(g.hello) == 0 {
+			g.hello = nil // the connection lives on for long
+		}
 		return n, nil
 	}
 	if !g.open.Load() {
@@ -90,7 +110,19 @@ func (g *gate) Read(p []byte) (int, error) {
 			return 0, err
 		}
 	}
-	return g.Conn.Read(p)
+	n, err := g.Conn.Read(p)
+	g.keep(p[:n])
+	return n, err
+}
+
+// keep keeps the last bytes of what was read.
+func (g *gate) keep(p []byte) {
+	if n := len(p); n < len(g.last) {
+		copy(g.last[:], g.last[n:])
+		copy(g.last[len(g.last)-n:], p)
+		return
+	}
+	copy(g.last[:], p[len(p)-len(g.last):])
 }
 
 func (g *gate) Write(p []byte) (int, error) {

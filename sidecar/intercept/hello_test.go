@@ -76,23 +76,23 @@ func TestReadHelloReadsWhatClientsSay(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		reason string
-		config tls.Config
+		config *tls.Config
 		want   Hello
 	}{
-		{"both versions of HTTP", tls.Config{ServerName: host, NextProtos: []string{"h2", "http/1.1"}},
+		{"both versions of HTTP", &tls.Config{ServerName: host, NextProtos: []string{"h2", "http/1.1"}},
 			Hello{ServerName: host, ALPN: []string{"h2", "http/1.1"}, MaxVersion: tls.VersionTLS13}},
-		{"the client's order", tls.Config{ServerName: host, NextProtos: []string{"http/1.1", "x", "h2"}},
+		{"the client's order", &tls.Config{ServerName: host, NextProtos: []string{"http/1.1", "x", "h2"}},
 			Hello{ServerName: host, ALPN: []string{"http/1.1", "x", "h2"}, MaxVersion: tls.VersionTLS13}},
-		{"no ALPN", tls.Config{ServerName: host}, Hello{ServerName: host, MaxVersion: tls.VersionTLS13}},
-		{"an older client", tls.Config{ServerName: host, MaxVersion: tls.VersionTLS12},
+		{"no ALPN", &tls.Config{ServerName: host}, Hello{ServerName: host, MaxVersion: tls.VersionTLS13}},
+		{"an older client", &tls.Config{ServerName: host, MaxVersion: tls.VersionTLS12},
 			Hello{ServerName: host, MaxVersion: tls.VersionTLS12}},
-		{"a very old one", tls.Config{ServerName: host, MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS10},
+		{"a very old one", &tls.Config{ServerName: host, MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS10},
 			Hello{ServerName: host, MaxVersion: tls.VersionTLS10}},
-		{"upper case", tls.Config{ServerName: "API.Provider.test"}, Hello{ServerName: host, MaxVersion: tls.VersionTLS13}},
-		{"an address is no name", tls.Config{ServerName: "192.0.2.1"}, Hello{MaxVersion: tls.VersionTLS13}},
-		{"no name", tls.Config{InsecureSkipVerify: true}, Hello{MaxVersion: tls.VersionTLS13}},
+		{"upper case", &tls.Config{ServerName: "API.Provider.test"}, Hello{ServerName: host, MaxVersion: tls.VersionTLS13}},
+		{"an address is no name", &tls.Config{ServerName: "192.0.2.1"}, Hello{MaxVersion: tls.VersionTLS13}},
+		{"no name", &tls.Config{InsecureSkipVerify: true}, Hello{MaxVersion: tls.VersionTLS13}},
 	} {
-		whole := helloOf(t, &c.config)
+		whole := helloOf(t, c.config)
 		for _, size := range []int{maxRecord, 1000, 7, 3, 1} {
 			data := append(fragmented(whole, size), "what follows"...)
 			before := bytes.Clone(data)
