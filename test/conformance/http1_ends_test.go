@@ -58,6 +58,7 @@ func halfClosed(request string) func(*held) {
 			asked <- struct{}{}
 			pause(h, ended)
 			c.say(answer("HTTP/1.1 200 OK", "Content-Length: 4000000"), string(random(4_000_000, 1)))
+			_, _ = c.rest() // lest its end, unread, makes a reset of ours
 		})
 		c := h.dial()
 		c.say(request)

@@ -8,6 +8,8 @@ import (
 	"io"
 	"net/http"
 	"strings"
+
+	"golang.org/x/net/http2"
 )
 
 // http2Dialogues are conversations over HTTP/2 in which it matters who speaks
@@ -28,6 +30,7 @@ var http2Dialogues = []conversation{
 	{"many streams at once", http2Streams},
 	{"stream that nobody reads", http2Unread},
 	{"CONNECT", http2Connect},
+	{"connections that ask nothing, then a request", http2AsksNothing},
 }
 
 // asked is a body that tells whether it was read.
@@ -323,6 +326,30 @@ func http2Connect(h *held) {
 	_ = writer.Close()
 	rest, err := io.ReadAll(response.Body)
 	h.returned.addf("%q %s", rest, ending(err))
+}
+
+// http2AsksNothing: clients connect ahead, and some need nothing then.
+func http2AsksNothing(h *held) {
+	h.application(func(w http.ResponseWriter, r *http.Request) { h.noteRequest(r) })
+	for range 5 {
+		c, err := h.connect()
+		if err != nil {
+			h.t.Fatal(err)
+		}
+		framer := http2.NewFramer(c, c)
+		_, _ = io.WriteString(c, http2.ClientPreface)
+		_ = framer.WriteSettings() // what fails, the answer shows
+		for acknowledged := false; !acknowledged; {
+			frame, err := framer.ReadFrame()
+			if err != nil {
+				h.t.Fatalf("the server's settings: %v", err)
+			}
+			settings, ok := frame.(*http2.SettingsFrame)
+			acknowledged = ok && settings.IsAck()
+		}
+		_ = c.Close()
+	}
+	h.do(h.http2(), h.request("GET", "/a", nil))
 }
 
 // flusher sends each write at once.

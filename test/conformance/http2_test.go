@@ -2,6 +2,7 @@ package conformance
 
 import (
 	"bytes"
+	"context"
 	"crypto/tls"
 	"fmt"
 	"io"
@@ -27,7 +28,10 @@ func TestHTTP2(t *testing.T) {
 // it. Its clock stands still.
 func (h *held) application(handler http.HandlerFunc) {
 	h.t.Helper()
-	server := &http.Server{Protocols: new(http.Protocols), ReadHeaderTimeout: patience, ErrorLog: log.New(io.Discard, "", 0)}
+	server := &http.Server{
+		Protocols: new(http.Protocols), ReadHeaderTimeout: patience, ErrorLog: log.New(io.Discard, "", 0),
+		DisableGeneralOptionsHandler: true,
+	}
 	server.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Date", "Sat, 29 Oct 1994 19:43:31 GMT")
 		handler(w, r)
@@ -50,14 +54,11 @@ func (h *held) application(handler http.HandlerFunc) {
 func (h *held) http2() *http.Client {
 	transport := &http.Transport{
 		Protocols: new(http.Protocols), DisableCompression: true, ExpectContinueTimeout: patience,
-		Dial: func(string, string) (net.Conn, error) { return net.Dial("tcp", h.path.addr) },
+		DialContext:    func(context.Context, string, string) (net.Conn, error) { return h.connect() },
+		DialTLSContext: func(context.Context, string, string) (net.Conn, error) { return h.connect() },
 	}
 	if h.way.tls {
 		transport.Protocols.SetHTTP2(true)
-		transport.TLSClientConfig = h.path.client("h2")
-		transport.DialTLS = func(string, string) (net.Conn, error) {
-			return tls.Dial("tcp", h.path.addr, h.path.client("h2"))
-		}
 	} else {
 		transport.Protocols.SetUnencryptedHTTP2(true)
 	}
@@ -66,6 +67,14 @@ func (h *held) http2() *http.Client {
 		Transport: transport, Timeout: patience,
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
+}
+
+// connect connects for HTTP/2.
+func (h *held) connect() (net.Conn, error) {
+	if h.way.tls {
+		return tls.Dial("tcp", h.path.addr, h.path.client("h2"))
+	}
+	return net.Dial("tcp", h.path.addr)
 }
 
 // request makes one for the way's scheme. A body of unknown length is a plain
@@ -158,4 +167,3 @@ func renderHeader(prefix string, header http.Header) string {
 	}
 	return b.String()
 }
-

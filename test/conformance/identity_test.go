@@ -1,6 +1,7 @@
 package conformance
 
 import (
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -42,6 +43,43 @@ var upstreamIdentity = sync.OnceValue(func() identity {
 		key: pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: must(x509.MarshalPKCS8PrivateKey(key))}),
 	}
 })
+
+// authority signs the leaves of interception, as the operator does.
+type authority struct {
+	certificate *x509.Certificate
+	key         *ecdsa.PrivateKey
+	root        []byte // PEM
+}
+
+var operator = sync.OnceValue(func() *authority {
+	key := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
+	now := time.Now()
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "operator"},
+		NotBefore: now.Add(-time.Hour), NotAfter: now.Add(24 * time.Hour),
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+	}
+	der := must(x509.CreateCertificate(rand.Reader, template, template, key.Public(), key))
+	return &authority{
+		certificate: must(x509.ParseCertificate(der)), key: key,
+		root: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}),
+	}
+})
+
+// issue signs a request in DER for what it asks.
+func (a *authority) issue(_ context.Context, request []byte) ([]byte, error) {
+	asked, err := x509.ParseCertificateRequest(request)
+	if err != nil {
+		return nil, err
+	}
+	now := time.Now()
+	leaf, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
+		SerialNumber: big.NewInt(now.UnixNano()), DNSNames: asked.DNSNames,
+		NotBefore: now.Add(-time.Hour), NotAfter: now.Add(time.Hour),
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	}, a.certificate, asked.PublicKey, a.key)
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: leaf}), err
+}
 
 // must is for what cannot fail with the arguments that it has here.
 func must[T any](value T, err error) T {

@@ -70,4 +70,3 @@ func program(t testing.TB, dir, pkg string) string {
 // full says that the sizes of the promise are asked for (WEIR_FULL=1), and not
 // the smaller ones of every day.
 var full = os.Getenv("WEIR_FULL") == "1"
-

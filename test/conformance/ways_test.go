@@ -8,6 +8,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/weir-dev/weir/sidecar/intercept"
 	"github.com/weir-dev/weir/sidecar/limiter"
 	"github.com/weir-dev/weir/sidecar/proxy"
 	"github.com/weir-dev/weir/sidecar/ruleset"
@@ -56,7 +59,9 @@ var (
 	outbound    = way{name: "outbound", open: through(ruleset.Outbound)}
 	passthrough = way{name: "TLS passed through", tls: true, open: through(ruleset.Outbound)}
 
-	ways = []way{inbound, outbound, passthrough}
+	intercepted = way{name: "TLS intercepted", tls: true, open: intercepting}
+
+	ways = []way{inbound, outbound, passthrough, intercepted}
 )
 
 // over6 is a way over IPv6.
@@ -109,9 +114,31 @@ func through(direction ruleset.Direction) func(testing.TB, *store, way, net.Addr
 	return func(t testing.TB, s *store, w way, upstream net.Addr) path {
 		t.Helper()
 		l := w.listen(t)
-		s.serve(t, direction, l, upstream, policy(direction, plenty))
+		s.serve(t, direction, l, upstream, nil, policy(direction, plenty))
 		return w.path(l.Addr())
 	}
+}
+
+// intercepting opens a way through a proxy that ends TLS for the upstream's name.
+func intercepting(t testing.TB, s *store, w way, upstream net.Addr) path {
+	t.Helper()
+	p := policy(ruleset.Outbound, plenty)
+	p.Hosts, p.Intercept = []string{upstreamName}, true
+	i, err := intercept.New(intercept.Config{
+		Issue: operator().issue, Trust: true, Authorities: string(operator().root), TrustDir: t.TempDir(),
+		ExtraRoots: string(upstreamIdentity().root),
+		Registerer: prometheus.NewRegistry(), Logger: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		t.Fatalf("making an interceptor: %v", err)
+	}
+	t.Cleanup(i.Close)
+	if err := i.Use(&ruleset.Ruleset{Namespace: "ns", Authorities: string(operator().root), Policies: []ruleset.Policy{p}}); err != nil {
+		t.Fatalf("using the policies: %v", err)
+	}
+	l := w.listen(t)
+	s.serve(t, ruleset.Outbound, l, upstream, i, p)
+	return path{addr: l.Addr().String(), roots: operator().root}
 }
 
 // policy limits each X-User-ID to so many requests an hour.
@@ -139,12 +166,14 @@ func newStore(t testing.TB) *store {
 	return &store{limiter: l}
 }
 
-// serve serves a listener with a proxy before one upstream.
-func (s *store) serve(t testing.TB, direction ruleset.Direction, l net.Listener, upstream net.Addr, policies ...ruleset.Policy) {
+// serve serves a listener with a proxy before one upstream. Without i no TLS
+// is intercepted.
+func (s *store) serve(t testing.TB, direction ruleset.Direction, l net.Listener, upstream net.Addr, i *intercept.Interceptor, policies ...ruleset.Policy) {
 	t.Helper()
 	destination := upstream.(*net.TCPAddr).AddrPort()
 	p := proxy.New(proxy.Config{
 		Taker:       s.limiter,
+		Interceptor: i,
 		Logger:      slog.New(slog.DiscardHandler),
 		Destination: func(net.Conn) (netip.AddrPort, error) { return destination, nil },
 	})
