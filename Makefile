@@ -49,6 +49,7 @@ cluster-down: ## Take the cluster down; leaves nothing
 test: ## Everything: generated files, units, API-server suites and, where possible, the cluster suite
 	@$(MAKE) verify
 	@$(MAKE) test-unit
+	@$(MAKE) test-conformance
 	@$(MAKE) test-interop
 	@$(MAKE) test-integration
 	@if [ -n "$${KUBECONFIG:-}" ] || { [ "$$(uname -s)" = Linux ] && [ "$$(id -u)" = 0 ]; }; then \
@@ -62,6 +63,12 @@ test-unit: ## Units and properties, with the race detector and a real Redis
 	@hack/packages.sh test
 	go -C hack/image test ./...
 	go test -race -timeout=15m $$(go list ./... | grep -vE '$(OWN_SUITES)')
+
+.PHONY: test-conformance
+test-conformance: ## The data path beside a cable: gRPC's interop programs, h2spec, many protocols, volume (WEIR_FULL=1: 5 GiB, 5,000 WebSockets)
+	@hack/packages.sh test conformance
+	go -C test/conformance vet ./...
+	go -C test/conformance test $(if $(WEIR_FULL),-v -run 'Volume|WebSockets',-race) -count=1 -timeout=15m ./...
 
 .PHONY: test-interop
 test-interop: ## Our workers beside real Celery ones, and under faults

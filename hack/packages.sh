@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that are missing, where apt and root are there;
 # else names them and fails.
-# usage: packages.sh [test] [cluster] [interop] [bench]   test: for units and API-server suites; cluster: for make cluster;
-#   interop: for suites with real Celery workers; bench: for make bench PART=proxy
+# usage: packages.sh [test] [cluster] [interop] [conformance] [bench]   test: for units and API-server suites; cluster: for make cluster;
+#   interop: for suites with real Celery workers; conformance: for the data path's suite; bench: for make bench PART=proxy
 set -euo pipefail
 PATH=$PATH:/usr/sbin:/sbin
 
@@ -21,6 +21,8 @@ redis-server redis-server
 interop="/usr/lib/python3/dist-packages/celery python3-celery
 /usr/lib/python3/dist-packages/redis python3-redis
 /usr/lib/python3/dist-packages/yaml python3-yaml"
+conformance="redis-server redis-server
+ip iproute2"
 bench="redis-server redis-server
 ip iproute2
 haproxy haproxy"
