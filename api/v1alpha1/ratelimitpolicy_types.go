@@ -462,6 +462,9 @@ const (
 	// ReasonInvalidMatch: a path's or a header's regular expression does not
 	// compile (Accepted=False).
 	ReasonInvalidMatch = "InvalidMatch"
+	// ReasonTooManyHosts: older policies intercept as many hosts as one
+	// authority of the namespace may sign for (Accepted=False).
+	ReasonTooManyHosts = "TooManyHosts"
 
 	// ReasonProgrammed: every selected pod enforces the policy (Programmed=True).
 	ReasonProgrammed = "Programmed"
@@ -471,6 +474,9 @@ const (
 	ReasonPending = "Pending"
 	// ReasonSidecarMissing: some selected pods run without a sidecar (Programmed=False).
 	ReasonSidecarMissing = "SidecarMissing"
+	// ReasonRestartNeeded: some pods began before they could know an authority
+	// that may sign for the hosts, and do not intercept (Programmed=False).
+	ReasonRestartNeeded = "RestartNeeded"
 	// ReasonSidecarRejected: a sidecar could not apply its Ruleset (Programmed=False).
 	ReasonSidecarRejected = "SidecarRejected"
 	// ReasonNotAccepted: the policy is not accepted, so nothing enforces it (Programmed=False).
