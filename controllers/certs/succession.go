@@ -102,6 +102,11 @@ func (l *lineage) fault(now time.Time, s succession, domains []string) reason {
 	}
 }
 
+// signs says whether leaves for domains can be signed now, however old the newest is.
+func (l *lineage) signs(now time.Time, domains []string) bool {
+	return l.signer() != nil && !expired(l.newest(), now) && permits(l.newest(), domains)
+}
+
 // drop removes authorities and says whether there were any. One whose
 // predecessor has left is signed by nobody that anybody knows.
 func (l *lineage) drop(leaves func(i int) bool) bool {
