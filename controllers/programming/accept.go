@@ -52,6 +52,16 @@ func Accept(policies []v1alpha1.RateLimitPolicy) map[string]Verdict {
 			verdicts[policy.Name] = first([]rule{conflict}, policy)
 		}
 	}
+	var accepted []*v1alpha1.RateLimitPolicy
+	for i := range policies {
+		if verdicts[policies[i].Name].Accepted {
+			accepted = append(accepted, &policies[i])
+		}
+	}
+	crowded := hostsFitTheAuthority(accepted)
+	for _, policy := range accepted {
+		verdicts[policy.Name] = first([]rule{crowded}, policy)
+	}
 	return verdicts
 }
 
