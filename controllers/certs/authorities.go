@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -88,6 +89,13 @@ func (a *Authorities) OnChange(f func(namespace string)) {
 	a.subscribers = append(a.subscribers, f)
 }
 
+// Namespaces are those that have authorities, or a Secret for them.
+func (a *Authorities) Namespaces() []string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.Collect(maps.Keys(a.known))
+}
+
 // Bundle is the PEM of all authorities of a namespace, the newest last; empty
 // when it has none.
 func (a *Authorities) Bundle(namespace string) string {
@@ -161,20 +169,24 @@ func (a *Authorities) obtain(ctx context.Context, namespace string, domains []st
 }
 
 // Keep makes a namespace's authorities good for domains, rotation and expiry
-// included, and returns when it has to be called again at the latest; zero when
+// included, and returns how long it has to be called again after; zero when
 // there is nothing to wait for. Without domains none is made.
-func (a *Authorities) Keep(ctx context.Context, namespace string, domains []string) (again time.Time, err error) {
+func (a *Authorities) Keep(ctx context.Context, namespace string, domains []string) (again time.Duration, err error) {
 	held := a.of(namespace)
 	l, changes, err := a.rules.after(a.options.Now(), held.lineage, namespace, domains)
 	if err != nil {
-		return time.Time{}, err
+		return 0, err
 	}
 	if len(changes) > 0 {
 		settling, cancel := context.WithTimeout(ctx, settleTimeout)
 		defer cancel()
 		if l, err = a.settle(settling, namespace, domains); err != nil {
-			return time.Time{}, err
+			return 0, err
 		}
 	}
-	return a.rules.ages(l, len(domains) > 0), nil
+	next := a.rules.ages(l, len(domains) > 0)
+	if next.IsZero() {
+		return 0, nil
+	}
+	return max(time.Second, next.Sub(a.options.Now())), nil
 }

@@ -131,6 +131,27 @@ func TestTheOldestLeavesABoundedBundle(t *testing.T) {
 	}
 }
 
+// Java reads a handshake's message of 32 KiB at most. The largest authority is
+// for 100 domains of 2560 characters: see controllers/programming.
+func TestTheLongestChainFitsAHandshake(t *testing.T) {
+	t.Parallel()
+	var l lineage
+	for i := range testSuccession.most {
+		var domains []string
+		for j := range 100 {
+			domains = append(domains, fmt.Sprintf("%d.%02d.%020d", i, j, 0)[:25]+"a")
+		}
+		l, _ = succeeded(t, began, l, domains...)
+	}
+	size := 0
+	for _, der := range leafOf(t, began, l, "a.example").Certificate {
+		size += len(der) + 5 // its length and extensions (RFC 8446 section 4.4.2)
+	}
+	if size > 32<<10 {
+		t.Errorf("a chain of %d authorities has %d bytes", len(l.authorities), size)
+	}
+}
+
 // TestSuccessionOverTheYears walks through the years: a program that started at
 // any time in the last one, and knows what was current then, accepts a leaf.
 func TestSuccessionOverTheYears(t *testing.T) {
