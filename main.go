@@ -21,7 +21,6 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
-	"k8s.io/client-go/rest"
 	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -38,7 +37,6 @@ import (
 	"github.com/weir-dev/weir/controllers/injection"
 	"github.com/weir-dev/weir/controllers/link"
 	"github.com/weir-dev/weir/controllers/manifests"
-	"github.com/weir-dev/weir/controllers/programming"
 	"github.com/weir-dev/weir/sidecar/ruleset"
 )
 
@@ -135,7 +133,12 @@ func run(ctx context.Context, o options) error {
 	if err := errors.Join(clientgoscheme.AddToScheme(scheme), v1alpha1.AddToScheme(scheme)); err != nil {
 		return err
 	}
-	keeper, err := certificates(ctx, restConfig, scheme, o)
+	// Secrets are read and written directly, never through a cache.
+	direct, err := client.New(restConfig, client.Options{Scheme: scheme})
+	if err != nil {
+		return fmt.Errorf("reaching the API server: %w", err)
+	}
+	keeper, err := certificates(ctx, direct, o)
 	if err != nil {
 		return err
 	}
@@ -154,18 +157,14 @@ func run(ctx context.Context, o options) error {
 	if err != nil {
 		return fmt.Errorf("setting the manager up: %w", err)
 	}
-	if err := wire(ctx, mgr, keeper, o); err != nil {
+	if err := wire(ctx, mgr, direct, keeper, o); err != nil {
 		return err
 	}
 	return mgr.Start(ctx)
 }
 
 // certificates are there before anything is served.
-func certificates(ctx context.Context, restConfig *rest.Config, scheme *runtime.Scheme, o options) (*certs.Keeper, error) {
-	direct, err := client.New(restConfig, client.Options{Scheme: scheme})
-	if err != nil {
-		return nil, fmt.Errorf("reaching the API server: %w", err)
-	}
+func certificates(ctx context.Context, direct client.Client, o options) (*certs.Keeper, error) {
 	linkHost, _, err := net.SplitHostPort(o.settings.LinkAddress)
 	if err != nil {
 		return nil, err
@@ -185,12 +184,15 @@ func certificates(ctx context.Context, restConfig *rest.Config, scheme *runtime.
 }
 
 // wire puts the operator's parts into the manager.
-func wire(ctx context.Context, mgr ctrl.Manager, keeper *certs.Keeper, o options) error {
+func wire(ctx context.Context, mgr ctrl.Manager, direct client.Client, keeper *certs.Keeper, o options) error {
 	reviewer, err := kubernetes.NewForConfig(mgr.GetConfig())
 	if err != nil {
 		return fmt.Errorf("reaching the API server: %w", err)
 	}
-	rulesets := link.NewRulesets(mgr.GetCache())
+	authorities := certs.NewAuthorities(certs.AuthoritiesOptions{
+		Config: mgr.GetConfig(), Client: direct, Namespace: o.namespace, Logger: ctrl.Log.WithName("authorities"),
+	})
+	rulesets := link.NewRulesets(mgr.GetCache(), authorities)
 	acknowledgements := link.NewAcknowledgements()
 
 	settings := o.settings
@@ -219,16 +221,18 @@ func wire(ctx context.Context, mgr ctrl.Manager, keeper *certs.Keeper, o options
 		Acknowledgements: acknowledgements,
 		Logger:           ctrl.Log.WithName("peers"),
 	}
-	for _, runnable := range []manager.Runnable{keeper, &settings, server, peers} {
+	for _, runnable := range []manager.Runnable{keeper, authorities, &settings, server, peers} {
 		if err := mgr.Add(runnable); err != nil {
 			return err
 		}
 	}
 
 	reconciler := &controllers.RateLimitPolicyReconciler{
-		Client: mgr.GetClient(), Recorder: mgr.GetEventRecorder("weir-operator"), Acknowledgements: acknowledgements, Clock: clock.RealClock{},
+		Client: mgr.GetClient(), Recorder: mgr.GetEventRecorder("weir-operator"),
+		Acknowledgements: acknowledgements, Authorities: authorities, Clock: clock.RealClock{},
 	}
-	if err := reconciler.SetupWithManager(mgr); err != nil {
+	founder := &controllers.AuthorityReconciler{Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Authorities: authorities}
+	if err := errors.Join(reconciler.SetupWithManager(mgr), founder.SetupWithManager(mgr)); err != nil {
 		return err
 	}
 	if err := wireTasks(mgr, o); err != nil {
@@ -240,7 +244,7 @@ func wire(ctx context.Context, mgr ctrl.Manager, keeper *certs.Keeper, o options
 		Resources:         injection.DefaultResources(),
 		OperatorNamespace: o.namespace,
 	}, func(namespace string, policies []v1alpha1.RateLimitPolicy, podLabels map[string]string) *ruleset.Ruleset {
-		return programming.Compile(namespace, policies, podLabels, programming.Settings{Link: rulesets.Settings().Link})
+		return rulesets.Stamped(namespace, policies, podLabels, ctrl.Log.WithName("injection"))
 	}); err != nil {
 		return err
 	}

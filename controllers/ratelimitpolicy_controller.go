@@ -27,6 +27,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"github.com/weir-dev/weir/api/v1alpha1"
+	"github.com/weir-dev/weir/controllers/certs"
 	"github.com/weir-dev/weir/controllers/link"
 	"github.com/weir-dev/weir/controllers/programming"
 )
@@ -36,7 +37,8 @@ import (
 // +kubebuilder:rbac:groups="",resources=pods,verbs=list;watch
 
 const (
-	// settle gathers what many pods say and become within it into one look.
+	// settle gathers what many pods say and become within it into one look:
+	// rollouts change many.
 	settle = 50 * time.Millisecond
 	// returnTime is how long sidecars may take to find a restarted operator
 	// again: their longest backoff, and a request held by a dead connection.
@@ -51,6 +53,7 @@ type RateLimitPolicyReconciler struct {
 	Client           client.Client
 	Recorder         Recorder
 	Acknowledgements *link.Acknowledgements
+	Authorities      *certs.Authorities
 	Clock            clock.Clock
 
 	started time.Time
@@ -64,7 +67,7 @@ func (r *RateLimitPolicyReconciler) SetupWithManager(mgr ctrl.Manager) error {
 		Named("ratelimitpolicy").
 		WithOptions(controller.Options{MaxConcurrentReconciles: 4}).
 		Watches(&v1alpha1.RateLimitPolicy{}, handler.EnqueueRequestsFromMapFunc(namespaceOf)).
-		Watches(&corev1.Pod{}, settling(), builder.WithPredicates(podChanged())).
+		Watches(&corev1.Pod{}, delayed(settle), builder.WithPredicates(podChanged())).
 		WatchesRawSource(source.Func(r.hear)).
 		Complete(r)
 	if err != nil {
@@ -81,10 +84,12 @@ func namespaceOf(_ context.Context, object client.Object) []reconcile.Request {
 	return []reconcile.Request{request(object.GetNamespace())}
 }
 
-// hear starts to listen to acknowledgements; the source starts with leadership.
+// hear starts to listen to acknowledgements and authorities; the source starts with leadership.
 func (r *RateLimitPolicyReconciler) hear(_ context.Context, queue workqueue.TypedRateLimitingInterface[reconcile.Request]) error {
 	r.started = r.Clock.Now()
-	r.Acknowledgements.Notify(func(namespace string) { queue.AddAfter(request(namespace), settle) })
+	look := func(namespace string) { queue.AddAfter(request(namespace), settle) }
+	r.Acknowledgements.Notify(look)
+	r.Authorities.OnChange(look)
 	return nil
 }
 
@@ -112,6 +117,7 @@ func (r *RateLimitPolicyReconciler) Reconcile(ctx context.Context, request recon
 	}
 	verdicts := programming.Accept(policies.Items)
 	said := r.Acknowledgements.Of(namespace)
+	authority := r.Authorities.Bundle(namespace) != ""
 	var failures []error
 	for i := range policies.Items {
 		policy := &policies.Items[i]
@@ -120,7 +126,7 @@ func (r *RateLimitPolicyReconciler) Reconcile(ctx context.Context, request recon
 			continue // being deleted
 		}
 		failures = append(failures, r.write(ctx, observed{
-			policy: policy, verdict: verdict, pods: selectPods(policy, pods.Items), said: said, trusted: trusted, now: now,
+			policy: policy, verdict: verdict, pods: selectPods(policy, pods.Items), said: said, authority: authority, trusted: trusted, now: now,
 		}))
 	}
 	if err := errors.Join(failures...); err != nil {
@@ -154,16 +160,17 @@ func (r *RateLimitPolicyReconciler) write(ctx context.Context, o observed) error
 	return nil
 }
 
-// settling queues a pod's namespace a moment later: rollouts change many pods.
-func settling() handler.EventHandler {
-	later := func(object client.Object, queue workqueue.TypedRateLimitingInterface[reconcile.Request]) {
-		queue.AddAfter(request(object.GetNamespace()), settle)
+// delayed queues an object's namespace so much later: what changes together is
+// looked at once.
+func delayed(delay time.Duration) handler.EventHandler {
+	add := func(object client.Object, queue workqueue.TypedRateLimitingInterface[reconcile.Request]) {
+		queue.AddAfter(request(object.GetNamespace()), delay)
 	}
 	type queue = workqueue.TypedRateLimitingInterface[reconcile.Request]
 	return handler.Funcs{
-		CreateFunc: func(_ context.Context, e event.CreateEvent, q queue) { later(e.Object, q) },
-		UpdateFunc: func(_ context.Context, e event.UpdateEvent, q queue) { later(e.ObjectNew, q) },
-		DeleteFunc: func(_ context.Context, e event.DeleteEvent, q queue) { later(e.Object, q) },
+		CreateFunc: func(_ context.Context, e event.CreateEvent, q queue) { add(e.Object, q) },
+		UpdateFunc: func(_ context.Context, e event.UpdateEvent, q queue) { add(e.ObjectNew, q) },
+		DeleteFunc: func(_ context.Context, e event.DeleteEvent, q queue) { add(e.Object, q) },
 	}
 }
 

@@ -24,6 +24,8 @@ type observed struct {
 	// pods that the policy selects, by name.
 	pods []*corev1.Pod
 	said map[types.UID]link.Acknowledgement
+	// authority: the namespace has one to intercept with.
+	authority bool
 	// trusted: pods that are older and have said nothing to this operator are
 	// taken to enforce what the status says that they do. Zero: none. Without
 	// it a restart of the operator would turn every policy to not Programmed
@@ -36,7 +38,7 @@ type observed struct {
 type census struct {
 	enforcing int
 	// Names of pods, in order.
-	bare, waiting, rejecting []string
+	bare, waiting, rejecting, blind []string
 	// rejection is why the first of rejecting could not apply its rules.
 	rejection string
 }
@@ -94,6 +96,8 @@ func (o *observed) count() census {
 		switch {
 		case !link.HasSidecar(pod):
 			c.bare = append(c.bare, pod.Name)
+		case said.Enforces(o.policy.UID, o.policy.Generation) && o.policy.Spec.TLS == v1alpha1.TLSIntercept && !said.Intercepts(o.policy.Name):
+			c.blind = append(c.blind, pod.Name)
 		case said.Enforces(o.policy.UID, o.policy.Generation):
 			c.enforcing++
 		case known && said.Rejected != nil:
@@ -155,6 +159,11 @@ func (o *observed) programmed(c census) metav1.Condition {
 	case len(c.bare) > 0:
 		return no(v1alpha1.ReasonSidecarMissing, fmt.Sprintf("%d of %d selected pods run without the sidecar (%s): restart them in a namespace labelled %s=%s, or label them %s=%q to leave them out.",
 			len(c.bare), all, some(c.bare), v1alpha1.LabelInject, v1alpha1.InjectNamespace, v1alpha1.LabelInject, v1alpha1.InjectOptOut))
+	case len(c.blind) > 0 && !o.authority:
+		return no(v1alpha1.ReasonPending, "The namespace has no authority to intercept with yet. If this stays, the operator's log says why.")
+	case len(c.blind) > 0:
+		return no(v1alpha1.ReasonRestartNeeded, fmt.Sprintf("%d of %d pods do not intercept (%s): they began before interception of these hosts was declared, or without the trust bundle. Their HTTPS calls pass uncounted: restart them (kubectl rollout restart); if that does not help, the events of their owners say why.",
+			len(c.blind), all, some(c.blind)))
 	case len(c.waiting) > 0:
 		return no(v1alpha1.ReasonPending, fmt.Sprintf("%d of %d pods enforce generation %d; waiting for %s.",
 			c.enforcing, all, o.policy.Generation, some(c.waiting)))

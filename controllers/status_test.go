@@ -55,6 +55,21 @@ func (s *scene) enforcing(name string, generation int64) *scene {
 	return s.pod(name, true)
 }
 
+// intercepting: the policy asks for it, and the namespace has an authority or not.
+func (s *scene) intercepting(authority bool) *scene {
+	s.policy.Spec.TLS, s.authority = v1alpha1.TLSIntercept, authority
+	return s
+}
+
+// blind pods enforce a generation, and cannot intercept for it.
+func (s *scene) blind(name string, generation int64) *scene {
+	s.enforcing(name, generation)
+	said := s.said[types.UID(name)]
+	said.NotIntercepting = []string{"api"}
+	s.said[types.UID(name)] = said
+	return s
+}
+
 func (s *scene) rejecting(name, reason string) *scene {
 	s.said[types.UID(name)] = link.Acknowledgement{Rejected: &ruleset.Rejection{Version: "v", Reason: reason}}
 	return s.pod(name, true)
@@ -112,6 +127,34 @@ func TestDecide(t *testing.T) {
 			scene:      makeScene().told(metav1.ConditionFalse, 3).rejecting("a", "no such store."),
 			programmed: "False SidecarRejected", ready: "False SidecarRejected", pods: "0/1",
 			message: "1 of 1 pods could not apply their rules (a): no such store. They enforce the rules that they had before.",
+		},
+		{
+			reason:     "a pod that began too early will not intercept by waiting",
+			scene:      makeScene().intercepting(true).told(metav1.ConditionFalse, 3).blind("a", 3).enforcing("b", 3).pod("c", true),
+			programmed: "False RestartNeeded", ready: "False RestartNeeded", pods: "1/3",
+			message: "1 of 3 pods do not intercept (a): they began before interception of these hosts was declared, or without the trust bundle. Their HTTPS calls pass uncounted: restart them (kubectl rollout restart); if that does not help, the events of their owners say why.",
+		},
+		{
+			reason:     "a new generation speaks of it at once",
+			scene:      makeScene().intercepting(true).told(metav1.ConditionTrue, 2).blind("a", 3),
+			programmed: "False RestartNeeded", ready: "False RestartNeeded", pods: "0/1",
+			message: "1 of 1 pods do not intercept (a): they began before interception of these hosts was declared, or without the trust bundle. Their HTTPS calls pass uncounted: restart them (kubectl rollout restart); if that does not help, the events of their owners say why.",
+		},
+		{
+			reason:     "nobody is sent to restart pods before there is an authority to know",
+			scene:      makeScene().intercepting(false).told(metav1.ConditionFalse, 3).blind("a", 3),
+			programmed: "False Pending", ready: "False Pending", pods: "0/1",
+			message: "The namespace has no authority to intercept with yet. If this stays, the operator's log says why.",
+		},
+		{
+			reason:     "what a pod said of the older generation does not count",
+			scene:      makeScene().intercepting(true).told(metav1.ConditionFalse, 3).blind("a", 2),
+			programmed: "False Pending", message: "0 of 1 pods enforce generation 3; waiting for a.", ready: "False Pending", pods: "0/1",
+		},
+		{
+			reason:     "who does not ask for interception does not miss it",
+			scene:      makeScene().told(metav1.ConditionFalse, 3).blind("a", 3),
+			programmed: "True Programmed", message: "All 1 selected pods enforce generation 3.", ready: "True Ready", pods: "1/1",
 		},
 		{
 			reason:     "what is not accepted is enforced nowhere, whatever old reports say",

@@ -28,6 +28,17 @@ const (
 	PathMatchRegularExpression PathMatchType = "RegularExpression"
 )
 
+// HeaderMatchType says how a header is compared.
+// +kubebuilder:validation:Enum=Exact;RegularExpression
+type HeaderMatchType string
+
+const (
+	// HeaderMatchExact matches the whole value, with case.
+	HeaderMatchExact HeaderMatchType = "Exact"
+	// HeaderMatchRegularExpression matches the whole value with an RE2 expression.
+	HeaderMatchRegularExpression HeaderMatchType = "RegularExpression"
+)
+
 // HTTPMethod is a request method of RFC 9110 or RFC 5789.
 // +kubebuilder:validation:Enum=GET;HEAD;POST;PUT;DELETE;CONNECT;OPTIONS;TRACE;PATCH
 type HTTPMethod string
@@ -45,12 +56,35 @@ const (
 	IfMissingReject IfMissing = "Reject"
 )
 
+// OnLimitAction says what becomes of a request that exceeds a limit.
+// +kubebuilder:validation:Enum=Reject;Wait
+type OnLimitAction string
+
+const (
+	// OnLimitReject answers 429 at once.
+	OnLimitReject OnLimitAction = "Reject"
+	// OnLimitWait holds the request until the next free slot, then answers 429.
+	OnLimitWait OnLimitAction = "Wait"
+)
+
+// TLSMode says what becomes of TLS connections to a policy's hosts.
+// +kubebuilder:validation:Enum=Passthrough;Intercept
+type TLSMode string
+
+const (
+	// TLSPassthrough passes TLS connections as they are: their requests are
+	// neither seen nor counted.
+	TLSPassthrough TLSMode = "Passthrough"
+	// TLSIntercept ends TLS in the sidecar, so that requests are seen and counted.
+	TLSIntercept TLSMode = "Intercept"
+)
+
 // Mode says whether a policy limits or only reports.
 // +kubebuilder:validation:Enum=Enforce;Observe
 type Mode string
 
 const (
-	// ModeEnforce answers 429 to what exceeds the limit.
+	// ModeEnforce does to what exceeds the limit as onLimit says.
 	ModeEnforce Mode = "Enforce"
 	// ModeObserve counts and reports what would be limited, and limits nothing.
 	ModeObserve Mode = "Observe"
@@ -70,6 +104,7 @@ const (
 
 // RateLimitPolicySpec declares how much of a service each caller may use.
 // +kubebuilder:validation:XValidation:rule="self.direction != 'Outbound' || (has(self.hosts) && size(self.hosts) > 0)",message="hosts is required when direction is Outbound: name the hosts that the pods call, for example [\"api.spotify.com\"]",fieldPath=".hosts",reason="FieldValueRequired"
+// +kubebuilder:validation:XValidation:rule="self.direction == 'Outbound' || !has(self.tls) || self.tls != 'Intercept'",message="tls: Intercept needs direction Outbound: remove tls here, and for requests that the pods serve over HTTPS end TLS before them, at a gateway",fieldPath=".tls"
 // +kubebuilder:validation:XValidation:rule="has(self.service) == has(oldSelf.service)",message="service is immutable: delete the policy and create another"
 type RateLimitPolicySpec struct {
 	// service is the quota's name in Redis, response headers and metrics.
@@ -132,6 +167,11 @@ type RateLimitPolicySpec struct {
 	// +kubebuilder:validation:MaxItems=64
 	Overrides []Override `json:"overrides,omitempty"`
 
+	// onLimit says what becomes of a request that exceeds a limit.
+	// Absent: it is rejected.
+	// +optional
+	OnLimit *OnLimit `json:"onLimit,omitempty"`
+
 	// mode is Enforce, or Observe to count and report without limiting.
 	// +optional
 	// +default="Enforce"
@@ -142,6 +182,14 @@ type RateLimitPolicySpec struct {
 	// +optional
 	// +default="Allow"
 	OnStoreFailure OnStoreFailure `json:"onStoreFailure,omitempty"`
+
+	// tls says what becomes of TLS connections to hosts: Passthrough passes
+	// them, and their requests are neither seen nor counted; Intercept ends TLS
+	// in the sidecar, which sees the requests and verifies the real host itself.
+	// Intercept needs direction Outbound.
+	// +optional
+	// +default="Passthrough"
+	TLS TLSMode `json:"tls,omitempty"`
 }
 
 // RequestMatch matches a request when everything that it states holds.
@@ -157,6 +205,13 @@ type RequestMatch struct {
 	// path that the request must have. Absent: any.
 	// +optional
 	Path *PathMatch `json:"path,omitempty"`
+
+	// headers that the request must all have. Absent: any.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=16
+	Headers []HeaderMatch `json:"headers,omitempty"`
 }
 
 // PathMatch compares the request's path: percent-decoded, dot segments and
@@ -167,6 +222,29 @@ type PathMatch struct {
 	// +optional
 	// +default="Prefix"
 	Type PathMatchType `json:"type,omitempty"`
+
+	// value to compare with.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=1024
+	Value string `json:"value,omitempty"`
+}
+
+// HeaderMatch holds when a line of the header has the value. The space around a
+// line's value is no part of it.
+// +kubebuilder:validation:XValidation:rule="self.type == 'RegularExpression' || !(self.value.startsWith(' ') || self.value.endsWith(' '))",message="an Exact value has no space around it, as the values that it is compared with: remove the space",fieldPath=".value"
+type HeaderMatch struct {
+	// name of the header, without case.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=128
+	// +kubebuilder:validation:Pattern="^[-!#$%&'*+.^_`|~0-9A-Za-z]+$"
+	Name string `json:"name,omitempty"`
+
+	// type is Exact or RegularExpression (RE2), both on the whole value and with case.
+	// +optional
+	// +default="Exact"
+	Type HeaderMatchType `json:"type,omitempty"`
 
 	// value to compare with.
 	// +required
@@ -192,7 +270,7 @@ type Identity struct {
 }
 
 // IdentitySource is one place where a caller's name may be.
-// +kubebuilder:validation:XValidation:rule="(has(self.header) ? 1 : 0) + (has(self.bearerToken) ? 1 : 0) + (has(self.clientIP) ? 1 : 0) == 1",message="an identity source has exactly one of header, bearerToken and clientIP"
+// +kubebuilder:validation:XValidation:rule="[has(self.header), has(self.bearerToken), has(self.jwtClaim), has(self.cookie), has(self.queryParameter), has(self.clientIP)].exists_one(set, set)",message="an identity source has exactly one of header, bearerToken, jwtClaim, cookie, queryParameter and clientIP: give each an entry of its own in sources"
 type IdentitySource struct {
 	// header takes a request header's value.
 	// +optional
@@ -203,7 +281,21 @@ type IdentitySource struct {
 	// +optional
 	BearerToken *BearerTokenSource `json:"bearerToken,omitempty"`
 
-	// clientIP takes the address that the connection came from.
+	// jwtClaim takes a claim of the Authorization header's bearer token, a JSON
+	// Web Token. The token is read, not verified: use it where something before
+	// the pod, or the application itself, refuses a forged one.
+	// +optional
+	JWTClaim *JWTClaimSource `json:"jwtClaim,omitempty"`
+
+	// cookie takes a cookie's value.
+	// +optional
+	Cookie *CookieSource `json:"cookie,omitempty"`
+
+	// queryParameter takes the value of a parameter of the URL's query.
+	// +optional
+	QueryParameter *QueryParameterSource `json:"queryParameter,omitempty"`
+
+	// clientIP takes the address that the request came from.
 	// +optional
 	ClientIP *ClientIPSource `json:"clientIP,omitempty"`
 }
@@ -225,8 +317,84 @@ type HeaderSource struct {
 // BearerTokenSource has no settings.
 type BearerTokenSource struct{}
 
-// ClientIPSource has no settings.
-type ClientIPSource struct{}
+// JWTClaimSource names a claim of a JSON Web Token.
+type JWTClaimSource struct {
+	// name of a claim at the token's top level, with case: a dot is a part of
+	// the name. The claim is a string, an integer or a boolean.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=128
+	Name string `json:"name,omitempty"`
+}
+
+// CookieSource names a cookie.
+type CookieSource struct {
+	// name of the cookie, with case. Of several the first counts.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=128
+	// +kubebuilder:validation:Pattern="^[-!#$%&'*+.^_`|~0-9A-Za-z]+$"
+	Name string `json:"name,omitempty"`
+}
+
+// QueryParameterSource names a parameter of the URL's query.
+type QueryParameterSource struct {
+	// name of the parameter, decoded and with case. Of several the first counts.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=128
+	Name string `json:"name,omitempty"`
+}
+
+// ClientIPSource says where the caller's address is, and how much of it names
+// the caller.
+type ClientIPSource struct {
+	// trustedHops is how many proxies before the pod append the address that
+	// they were called from to X-Forwarded-For: the caller is that entry, counted
+	// from the last. 0: the address that the connection came from.
+	// +optional
+	// +default=0
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=10
+	TrustedHops int32 `json:"trustedHops,omitempty"`
+
+	// ipv6PrefixLength is how many bits of an IPv6 address name the caller. 64,
+	// the default, is what one subscriber has: with more, a caller could take
+	// another address for each request. 128: the whole address.
+	// +optional
+	// +default=64
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=128
+	IPv6PrefixLength int32 `json:"ipv6PrefixLength,omitempty"`
+}
+
+// OnLimit says what becomes of a request that exceeds a limit.
+// +kubebuilder:validation:XValidation:rule="self.action == 'Wait' || !has(self.maxWait)",message="maxWait needs action: Wait; set that, or remove maxWait",fieldPath=".maxWait"
+// +kubebuilder:validation:XValidation:rule="self.action == 'Wait' || !has(self.maxWaiting)",message="maxWaiting needs action: Wait; set that, or remove maxWaiting",fieldPath=".maxWaiting"
+type OnLimit struct {
+	// action is Reject (429 at once) or Wait: hold the request until the
+	// caller's next free slot, first come, first served.
+	// +optional
+	// +default="Reject"
+	Action OnLimitAction `json:"action,omitempty"`
+
+	// maxWait is how long a request is held, in whole seconds, 1s to 5m; then,
+	// or at once when its slot would come later, it is answered 429. Only with
+	// Wait; absent: 30s.
+	// +optional
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:MaxLength=32
+	// +kubebuilder:validation:Pattern=`^([0-9]+(h|m|s))+$`
+	// +kubebuilder:validation:XValidation:rule="duration(self) >= duration('1s') && duration(self) <= duration('5m')",message="maxWait must be from 1s to 5m"
+	MaxWait *metav1.Duration `json:"maxWait,omitempty"`
+
+	// maxWaiting is how many requests of one caller each sidecar holds; one
+	// more is answered 429 at once. Only with Wait; absent: 100.
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=1000
+	MaxWaiting *int32 `json:"maxWaiting,omitempty"`
+}
 
 // Limit is a number of requests in any window of a length.
 type Limit struct {
@@ -291,8 +459,12 @@ const (
 	ReasonServiceConflict = "ServiceConflict"
 	// ReasonInvalidSelector: podSelector is not a valid selector (Accepted=False).
 	ReasonInvalidSelector = "InvalidSelector"
-	// ReasonInvalidMatch: a path's regular expression does not compile (Accepted=False).
+	// ReasonInvalidMatch: a path's or a header's regular expression does not
+	// compile (Accepted=False).
 	ReasonInvalidMatch = "InvalidMatch"
+	// ReasonTooManyHosts: older policies intercept as many hosts as one
+	// authority of the namespace may sign for (Accepted=False).
+	ReasonTooManyHosts = "TooManyHosts"
 
 	// ReasonProgrammed: every selected pod enforces the policy (Programmed=True).
 	ReasonProgrammed = "Programmed"
@@ -302,6 +474,9 @@ const (
 	ReasonPending = "Pending"
 	// ReasonSidecarMissing: some selected pods run without a sidecar (Programmed=False).
 	ReasonSidecarMissing = "SidecarMissing"
+	// ReasonRestartNeeded: some pods began before they could know an authority
+	// that may sign for the hosts, and do not intercept (Programmed=False).
+	ReasonRestartNeeded = "RestartNeeded"
 	// ReasonSidecarRejected: a sidecar could not apply its Ruleset (Programmed=False).
 	ReasonSidecarRejected = "SidecarRejected"
 	// ReasonNotAccepted: the policy is not accepted, so nothing enforces it (Programmed=False).

@@ -14,9 +14,21 @@
 // What is lost, unreadable or expired is made anew at once. Sidecars that know
 // only a lost authority keep their last rules, and need a restart of their pod
 // to speak to the operator again.
+//
+// The package also keeps what sidecars intercept HTTPS with: an authority for
+// each namespace whose policies ask for it, in a Secret of its own beside, whose
+// name constraints let it sign for the hosts of those policies and nothing
+// else. Its rules are in succession: an authority lives two years, and the next
+// is made after one, or at once when the hosts outgrow it. The newest signs all
+// leaves. Programs learn authorities when they start, and not again: so each
+// authority is signed by itself, for those that start later, and by the one
+// before it, for those that started earlier; the chain of a leaf leads through
+// all of them to the oldest that has not expired. A program that knows any of
+// them accepts a leaf for every name that all the authorities between permit.
 package certs
 
 import (
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -94,7 +106,16 @@ func sign(template *x509.Certificate, authority *keyPair) (*keyPair, error) {
 	if authority == nil {
 		authority = &keyPair{cert: template, key: key}
 	}
-	der, err := x509.CreateCertificate(rand.Reader, template, authority.cert, &key.PublicKey, authority.key)
+	cert, err := certify(template, &key.PublicKey, authority)
+	if err != nil {
+		return nil, err
+	}
+	return &keyPair{cert: cert, key: key}, nil
+}
+
+// certify has the issuer sign a public key.
+func certify(template *x509.Certificate, public crypto.PublicKey, issuer *keyPair) (*x509.Certificate, error) {
+	der, err := x509.CreateCertificate(rand.Reader, template, issuer.cert, public, issuer.key)
 	if err != nil {
 		return nil, fmt.Errorf("signing the certificate of %s: %w", template.Subject.CommonName, err)
 	}
@@ -103,7 +124,7 @@ func sign(template *x509.Certificate, authority *keyPair) (*keyPair, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the certificate of %s back: %w", template.Subject.CommonName, err)
 	}
-	return &keyPair{cert: cert, key: key}, nil
+	return cert, nil
 }
 
 // issued is when a certificate was made.

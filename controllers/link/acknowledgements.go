@@ -22,6 +22,8 @@ type Acknowledgement struct {
 	UID       types.UID           `json:"uid"`
 	Enforcing []ruleset.PolicyRef `json:"enforcing,omitempty"`
 	Rejected  *ruleset.Rejection  `json:"rejected,omitempty"`
+	// NotIntercepting names policies of which the pod cannot intercept some host.
+	NotIntercepting []string `json:"notIntercepting,omitempty"`
 	// Seen is when the replica that the pod asked received it.
 	Seen time.Time `json:"seen"`
 }
@@ -31,6 +33,11 @@ func (a Acknowledgement) Enforces(uid types.UID, generation int64) bool {
 	return slices.ContainsFunc(a.Enforcing, func(ref ruleset.PolicyRef) bool {
 		return ref.UID == string(uid) && ref.Generation == generation
 	})
+}
+
+// Intercepts says whether the pod ends TLS as far as a policy asks for it.
+func (a Acknowledgement) Intercepts(policy string) bool {
+	return !slices.Contains(a.NotIntercepting, policy)
 }
 
 // Acknowledgements remembers the last of every pod that lives: of those that
@@ -126,7 +133,8 @@ func (a *Acknowledgements) put(e entry) {
 
 // same says whether two reports of a pod say the same.
 func same(a, b Acknowledgement) bool {
-	return slices.Equal(a.Enforcing, b.Enforcing) && reflect.DeepEqual(a.Rejected, b.Rejected)
+	return slices.Equal(a.Enforcing, b.Enforcing) && slices.Equal(a.NotIntercepting, b.NotIntercepting) &&
+		reflect.DeepEqual(a.Rejected, b.Rejected)
 }
 
 // Forget a pod that is gone.

@@ -31,6 +31,13 @@ func TestTheLastThingThatAPodSaidHolds(t *testing.T) {
 		told   int
 	}{
 		{"a pod that repeats itself is no news", func(a *Acknowledgements) { a.Record(said("a", 1, 1)); a.Record(said("a", 1, 2)) }, 1, 1},
+		{"a pod that cannot intercept any more is news", func(a *Acknowledgements) {
+			a.Record(said("a", 1, 1))
+			blind := said("a", 1, 2)
+			blind.NotIntercepting = []string{"api"}
+			a.Record(blind)
+			a.merge(blind)
+		}, 1, 2},
 		{"a new generation is", func(a *Acknowledgements) { a.Record(said("a", 1, 1)); a.Record(said("a", 2, 2)) }, 2, 2},
 		{"what a peer heard later holds", func(a *Acknowledgements) { a.Record(said("a", 1, 1)); a.merge(said("a", 2, 2)) }, 2, 2},
 		{"what a peer heard earlier does not", func(a *Acknowledgements) { a.Record(said("a", 2, 2)); a.merge(said("a", 1, 1)) }, 2, 1},

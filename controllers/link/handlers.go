@@ -71,7 +71,7 @@ func (s *Server) serveRuleset(w http.ResponseWriter, r *http.Request, from calle
 	}
 	s.options.Acknowledgements.Record(Acknowledgement{
 		Namespace: from.pod.Namespace, Pod: from.pod.Name, UID: from.uid,
-		Enforcing: report.Enforcing, Rejected: report.Rejected, Seen: time.Now(),
+		Enforcing: report.Enforcing, Rejected: report.Rejected, NotIntercepting: report.NotIntercepting, Seen: time.Now(),
 	})
 
 	s.metrics.held.Inc()

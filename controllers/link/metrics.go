@@ -10,8 +10,9 @@ import (
 )
 
 type metrics struct {
-	held    prometheus.Gauge
-	answers *prometheus.CounterVec
+	held         prometheus.Gauge
+	answers      *prometheus.CounterVec
+	certificates prometheus.Counter
 }
 
 func newMetrics() metrics {
@@ -24,6 +25,10 @@ func newMetrics() metrics {
 			Name: "weir_link_answers_total",
 			Help: "Answers to sidecars and peers, by HTTP status.",
 		}, []string{"code"}),
+		certificates: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "weir_link_certificates_total",
+			Help: "Certificates to intercept with that were signed for sidecars.",
+		}),
 	}
 }
 

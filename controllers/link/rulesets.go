@@ -15,6 +15,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/weir-dev/weir/api/v1alpha1"
+	"github.com/weir-dev/weir/controllers/certs"
 	"github.com/weir-dev/weir/controllers/programming"
 )
 
@@ -24,8 +25,9 @@ import (
 // Rulesets computes the Ruleset of any pod, once for all pods of a namespace
 // that the same policies select, and wakes who waits for another.
 type Rulesets struct {
-	reader client.Reader
-	bells  bells
+	reader      client.Reader
+	authorities *certs.Authorities
+	bells       bells
 
 	mu       sync.Mutex
 	settings programming.Settings
@@ -43,11 +45,16 @@ type program struct {
 type answer struct {
 	version string
 	body    []byte
+	// hosts that the pods it is for intercept, and domains that the authority
+	// of their namespace has to be for.
+	hosts, domains []string
 }
 
 // NewRulesets computes from what the reader, a cache, knows.
-func NewRulesets(reader client.Reader) *Rulesets {
-	return &Rulesets{reader: reader, programs: map[string]*program{}}
+func NewRulesets(reader client.Reader, authorities *certs.Authorities) *Rulesets {
+	r := &Rulesets{reader: reader, authorities: authorities, programs: map[string]*program{}}
+	authorities.OnChange(r.touch)
+	return r
 }
 
 // Configure replaces the operator's settings; every sidecar learns of a change
@@ -90,6 +97,7 @@ func (r *Rulesets) of(ctx context.Context, pod *corev1.Pod) (*answer, error) {
 		if err := r.reader.List(ctx, policies, client.InNamespace(pod.Namespace)); err != nil {
 			return nil, fmt.Errorf("listing the RateLimitPolicies of namespace %s: %w", pod.Namespace, err)
 		}
+		settings.Authorities = r.authorities.Bundle(pod.Namespace)
 		p.compiled = programming.Prepare(pod.Namespace, policies.Items, settings)
 	}
 	selection := p.compiled.Select(pod.Labels)
@@ -101,8 +109,12 @@ func (r *Rulesets) of(ctx context.Context, pod *corev1.Pod) (*answer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encoding the Ruleset of pod %s/%s: %w", pod.Namespace, pod.Name, err)
 	}
-	p.answers[selection] = &answer{version: compiled.Version, body: body}
-	return p.answers[selection], nil
+	next := &answer{version: compiled.Version, body: body, domains: p.compiled.Intercepted()}
+	for i := range compiled.Policies {
+		next.hosts = append(next.hosts, programming.InterceptedHosts(&compiled.Policies[i])...)
+	}
+	p.answers[selection] = next
+	return next, nil
 }
 
 // touch forgets what was computed for a namespace and wakes its pods.

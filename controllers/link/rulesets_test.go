@@ -17,6 +17,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/weir-dev/weir/api/v1alpha1"
+	"github.com/weir-dev/weir/controllers/certs"
 	"github.com/weir-dev/weir/controllers/programming"
 	"github.com/weir-dev/weir/sidecar/ruleset"
 )
@@ -46,7 +47,7 @@ func policyFor(name, app string) v1alpha1.RateLimitPolicy {
 func TestTenThousandPodsCostOneCompilation(t *testing.T) {
 	t.Parallel()
 	cached := &counted{policies: []v1alpha1.RateLimitPolicy{policyFor("web", "web"), policyFor("api", "api")}}
-	rulesets := NewRulesets(cached)
+	rulesets := NewRulesets(cached, certs.NewAuthorities(certs.AuthoritiesOptions{}))
 	distinct := map[*answer]bool{}
 	for i := range 10_000 {
 		// As in a StatefulSet, no two pods have the same labels.
@@ -97,7 +98,7 @@ func TestWhoListensMissesNoChange(t *testing.T) {
 		{"the same settings again", func(r *Rulesets) { r.Configure(programming.Settings{}) }, false, false},
 	} {
 		cached := &counted{policies: []v1alpha1.RateLimitPolicy{policyFor("web", "web")}}
-		rulesets := NewRulesets(cached)
+		rulesets := NewRulesets(cached, certs.NewAuthorities(certs.AuthoritiesOptions{}))
 		before, err := rulesets.of(t.Context(), pod)
 		if err != nil {
 			t.Fatal(err)
@@ -125,7 +126,7 @@ func TestWhoListensMissesNoChange(t *testing.T) {
 func TestWithoutAPIServerNobodyIsBlamed(t *testing.T) {
 	t.Parallel()
 	server, err := New(Options{
-		Reviewer: &reviewer{err: errors.New("connection refused")}, Rulesets: NewRulesets(nil),
+		Reviewer: &reviewer{err: errors.New("connection refused")}, Rulesets: NewRulesets(nil, certs.NewAuthorities(certs.AuthoritiesOptions{})),
 		Acknowledgements: NewAcknowledgements(), Registerer: prometheus.NewRegistry(), Logger: logr.Discard(),
 	})
 	if err != nil {

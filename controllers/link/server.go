@@ -64,10 +64,11 @@ func ServiceAccountUser(namespace, name string) string {
 
 // Server is the link. It is a manager.Runnable that every replica runs.
 type Server struct {
-	options Options
-	tokens  *tokens
-	turns   turns
-	metrics metrics
+	options   Options
+	tokens    *tokens
+	turns     turns
+	allowance *allowance
+	metrics   metrics
 	// serving says that sidecars are answered.
 	serving atomic.Bool
 }
@@ -75,7 +76,7 @@ type Server struct {
 // Ready is nil while sidecars are answered; a healthz.Checker.
 func (s *Server) Ready(*http.Request) error {
 	if !s.serving.Load() {
-		return errors.New("the link is not served yet: the cache has not synced")
+		return errors.New("the link is not served yet: policies, pods or authorities are not known")
 	}
 	return nil
 }
@@ -85,8 +86,8 @@ func New(options Options) (*Server, error) {
 	if options.Patience == 0 {
 		options.Patience = defaultPatience
 	}
-	s := &Server{options: options, tokens: newTokens(options.Reviewer), metrics: newMetrics()}
-	for _, collector := range []prometheus.Collector{s.metrics.held, s.metrics.answers} {
+	s := &Server{options: options, tokens: newTokens(options.Reviewer), allowance: newAllowance(), metrics: newMetrics()}
+	for _, collector := range []prometheus.Collector{s.metrics.held, s.metrics.answers, s.metrics.certificates} {
 		if err := options.Registerer.Register(collector); err != nil {
 			return nil, fmt.Errorf("registering the link's metrics: %w", err)
 		}
@@ -107,14 +108,14 @@ func (s *Server) Start(ctx context.Context) error {
 }
 
 // Serve answers on a listener, which it closes, until ctx ends. Before the
-// cache has synced it accepts nothing: a sidecar must never be told that it has
-// no policies only because they were not read yet.
+// cache has synced and the authorities are known it accepts nothing: a sidecar
+// must never be told that it has none only because they were not read yet.
 func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 	defer func() { _ = listener.Close() }()
 	if err := s.options.Rulesets.watch(ctx, s.options.Cache, s.options.Acknowledgements.Forget); err != nil {
 		return err
 	}
-	if !s.options.Cache.WaitForCacheSync(ctx) {
+	if !s.options.Cache.WaitForCacheSync(ctx) || !s.options.Rulesets.authorities.WaitForSync(ctx) {
 		return nil // ctx ended
 	}
 	go s.sweep(ctx)
@@ -153,6 +154,7 @@ func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 func (s *Server) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("POST "+ruleset.LinkPath, s.authenticated(s.serveRuleset))
+	mux.Handle("POST "+ruleset.CertificatePath, s.authenticated(s.serveCertificate))
 	mux.Handle("GET "+AcknowledgementsPath, s.authenticated(s.serveAcknowledgements))
 	return mux
 }

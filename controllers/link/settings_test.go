@@ -9,13 +9,15 @@ import (
 	"time"
 
 	"github.com/go-logr/logr/funcr"
+
+	"github.com/weir-dev/weir/controllers/certs"
 )
 
 func TestSettingsFollowTheFile(t *testing.T) {
 	t.Parallel()
 	var log bytes.Buffer
 	file := filepath.Join(t.TempDir(), "url")
-	rulesets := NewRulesets(nil)
+	rulesets := NewRulesets(nil, certs.NewAuthorities(certs.AuthoritiesOptions{}))
 	settings := &Settings{
 		StoreURLFile: file, StoreTimeout: 100 * time.Millisecond, LinkAddress: "weir-link:9444",
 		CABundle: func() []byte { return []byte("PEM") }, Rulesets: rulesets,

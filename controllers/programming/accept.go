@@ -52,6 +52,16 @@ func Accept(policies []v1alpha1.RateLimitPolicy) map[string]Verdict {
 			verdicts[policy.Name] = first([]rule{conflict}, policy)
 		}
 	}
+	var accepted []*v1alpha1.RateLimitPolicy
+	for i := range policies {
+		if verdicts[policies[i].Name].Accepted {
+			accepted = append(accepted, &policies[i])
+		}
+	}
+	crowded := hostsFitTheAuthority(accepted)
+	for _, policy := range accepted {
+		verdicts[policy.Name] = first([]rule{crowded}, policy)
+	}
 	return verdicts
 }
 
@@ -62,7 +72,16 @@ func first(rules []rule, policy *v1alpha1.RateLimitPolicy) Verdict {
 			return Verdict{Reason: reason, Message: message}
 		}
 	}
-	return Verdict{Accepted: true, Reason: v1alpha1.ReasonAccepted, Message: "The policy is valid and in force."}
+	return Verdict{Accepted: true, Reason: v1alpha1.ReasonAccepted, Message: "The policy is valid and in force." + unseen(policy)}
+}
+
+// unseen says what an accepted policy does not hold although its author may
+// think so.
+func unseen(policy *v1alpha1.RateLimitPolicy) string {
+	if policy.Spec.Direction != v1alpha1.DirectionOutbound || policy.Spec.TLS == v1alpha1.TLSIntercept {
+		return ""
+	}
+	return " It sees requests over plain HTTP only: those over HTTPS pass uncounted, because spec.tls is Passthrough. Set it to Intercept to limit them too."
 }
 
 // older says which of two policies came first; names decide within a second.
@@ -83,15 +102,26 @@ func selectorIsValid(policy *v1alpha1.RateLimitPolicy) (reason, message string, 
 
 func expressionsCompile(policy *v1alpha1.RateLimitPolicy) (reason, message string, refused bool) {
 	for i, match := range policy.Spec.Match {
-		if match.Path == nil || match.Path.Type != v1alpha1.PathMatchRegularExpression {
-			continue
+		if path := match.Path; path != nil && path.Type == v1alpha1.PathMatchRegularExpression {
+			if err := compiles(path.Value); err != nil {
+				return invalidExpression(fmt.Sprintf("spec.match[%d].path.value", i), err, "type Prefix or Exact")
+			}
 		}
-		if err := compiles(match.Path.Value); err != nil {
-			return v1alpha1.ReasonInvalidMatch,
-				fmt.Sprintf("spec.match[%d].path.value is not a valid regular expression (RE2): %s. Correct it, or use type Prefix or Exact.", i, clip(err.Error(), 300)), true
+		for j, header := range match.Headers {
+			if header.Type != v1alpha1.HeaderMatchRegularExpression {
+				continue
+			}
+			if err := compiles(header.Value); err != nil {
+				return invalidExpression(fmt.Sprintf("spec.match[%d].headers[%d].value", i, j), err, "type Exact")
+			}
 		}
 	}
 	return "", "", false
+}
+
+func invalidExpression(field string, fault error, instead string) (reason, message string, refused bool) {
+	return v1alpha1.ReasonInvalidMatch,
+		fmt.Sprintf("%s is not a valid regular expression (RE2): %s. Correct it, or use %s.", field, clip(fault.Error(), 300), instead), true
 }
 
 // compiles compiles an expression by itself, so that the error speaks of what

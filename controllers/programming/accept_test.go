@@ -50,6 +50,18 @@ func (p *policyBuilder) path(kind v1alpha1.PathMatchType, value string) *policyB
 	return p
 }
 
+func (p *policyBuilder) headers(matches ...v1alpha1.HeaderMatch) *policyBuilder {
+	p.Spec.Match = append(p.Spec.Match, v1alpha1.RequestMatch{Headers: matches})
+	return p
+}
+
+func (p *policyBuilder) inbound() *policyBuilder {
+	p.Spec.Direction = v1alpha1.DirectionInbound
+	return p
+}
+
+func (p *policyBuilder) tls(mode v1alpha1.TLSMode) *policyBuilder { p.Spec.TLS = mode; return p }
+
 func TestAccept(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
@@ -107,6 +119,18 @@ func TestAccept(t *testing.T) {
 			want:     map[string]string{"a": v1alpha1.ReasonInvalidMatch},
 		},
 		{
+			name: "a bad expression of a header", reason: "the message names the place and the fault; what is compared exactly is none",
+			policies: []*policyBuilder{makePolicy("a").path(v1alpha1.PathMatchPrefix, "/").headers(
+				v1alpha1.HeaderMatch{Name: "X-A", Value: "("},
+				v1alpha1.HeaderMatch{Name: "X-B", Type: v1alpha1.HeaderMatchExact, Value: "("},
+				v1alpha1.HeaderMatch{Name: "X-C", Type: v1alpha1.HeaderMatchRegularExpression, Value: "(free"},
+			)},
+			want: map[string]string{"a": v1alpha1.ReasonInvalidMatch},
+			sentences: map[string]string{
+				"a": "spec.match[1].headers[2].value is not a valid regular expression (RE2): error parsing regexp: missing closing ): `(free`. Correct it, or use type Exact.",
+			},
+		},
+		{
 			name: "a parenthesis that closes the anchor", reason: "it must not balance against the anchor that the sidecar adds",
 			policies: []*policyBuilder{makePolicy("a").path(v1alpha1.PathMatchRegularExpression, "a)|(b")},
 			want:     map[string]string{"a": v1alpha1.ReasonInvalidMatch},
@@ -129,6 +153,28 @@ func TestAccept(t *testing.T) {
 				t.Errorf("%s: got %v, want %v", test.reason, got, test.want)
 			}
 		})
+	}
+}
+
+// Whoever limits calls to a provider over HTTPS must learn from the policy that
+// it does not see them.
+func TestAcceptedPoliciesSayWhatTheyDoNotSee(t *testing.T) {
+	t.Parallel()
+	const unseen = "Set it to Intercept to limit them too."
+	for _, test := range []struct {
+		reason string
+		policy *policyBuilder
+		said   bool
+	}{
+		{"the default passes TLS", makePolicy("a"), true},
+		{"so does Passthrough", makePolicy("a").tls(v1alpha1.TLSPassthrough), true},
+		{"Intercept sees all", makePolicy("a").tls(v1alpha1.TLSIntercept), false},
+		{"Inbound there is nothing to set", makePolicy("a").inbound().tls(v1alpha1.TLSPassthrough), false},
+	} {
+		verdict := Accept(plain([]*policyBuilder{test.policy}))["a"]
+		if !verdict.Accepted || strings.Contains(verdict.Message, unseen) != test.said {
+			t.Errorf("%s: got %+v, want it accepted and to say %q: %v", test.reason, verdict, unseen, test.said)
+		}
 	}
 }
 

@@ -2,6 +2,7 @@ package programming
 
 import (
 	"strings"
+	"time"
 
 	"github.com/weir-dev/weir/api/v1alpha1"
 	"github.com/weir-dev/weir/sidecar/ruleset"
@@ -23,6 +24,8 @@ func compile(policy *v1alpha1.RateLimitPolicy) ruleset.Policy {
 		Overrides:      overrides(spec.Overrides),
 		Observe:        spec.Mode == v1alpha1.ModeObserve,
 		OnStoreFailure: onStoreFailure(spec.OnStoreFailure),
+		Wait:           wait(spec.OnLimit),
+		Intercept:      intercepts(spec),
 	}
 }
 
@@ -49,6 +52,45 @@ func onStoreFailure(f v1alpha1.OnStoreFailure) ruleset.OnStoreFailure {
 		return ruleset.OnStoreFailureDeny
 	}
 	return ruleset.OnStoreFailureAllow
+}
+
+// intercepts says whether TLS to a policy's hosts is ended: the Ruleset knows
+// that of Outbound policies only.
+func intercepts(spec *v1alpha1.RateLimitPolicySpec) bool {
+	return spec.TLS == v1alpha1.TLSIntercept && direction(spec.Direction) == ruleset.Outbound
+}
+
+// What onLimit says where it does not; the schema cannot, because both are
+// refused without action Wait.
+const (
+	defaultMaxWait    = 30 * time.Second
+	defaultMaxWaiting = 100
+)
+
+func wait(declared *v1alpha1.OnLimit) *ruleset.Wait {
+	if declared == nil || declared.Action != v1alpha1.OnLimitWait {
+		return nil
+	}
+	compiled := &ruleset.Wait{MaxWaitMillis: defaultMaxWait.Milliseconds(), MaxWaiting: defaultMaxWaiting}
+	if declared.MaxWait != nil {
+		compiled.MaxWaitMillis = declared.MaxWait.Milliseconds()
+	}
+	if declared.MaxWaiting != nil {
+		compiled.MaxWaiting = int64(*declared.MaxWaiting)
+	}
+	return compiled
+}
+
+func headerMatches(declared []v1alpha1.HeaderMatch) []ruleset.HeaderMatch {
+	var compiled []ruleset.HeaderMatch
+	for _, header := range declared {
+		match := ruleset.HeaderMatch{Name: header.Name, Type: ruleset.HeaderExact, Value: header.Value}
+		if header.Type == v1alpha1.HeaderMatchRegularExpression {
+			match.Type = ruleset.HeaderRegularExpression
+		}
+		compiled = append(compiled, match)
+	}
+	return compiled
 }
 
 func pathType(t v1alpha1.PathMatchType) ruleset.PathType {
@@ -79,23 +121,46 @@ func matches(declared []v1alpha1.RequestMatch) []ruleset.Match {
 		if match.Path != nil {
 			compiled[i].Path = &ruleset.Path{Type: pathType(match.Path.Type), Value: match.Path.Value}
 		}
+		compiled[i].Headers = headerMatches(match.Headers)
 	}
 	return compiled
 }
 
 func sources(declared []v1alpha1.IdentitySource) []ruleset.Source {
 	compiled := make([]ruleset.Source, len(declared))
-	for i, source := range declared {
-		compiled[i].BearerToken = source.BearerToken != nil
-		if source.ClientIP != nil {
-			compiled[i].ClientIP = &ruleset.ClientIPSource{IPv6PrefixLength: 128}
+	for i := range declared {
+		compiled[i] = source(&declared[i])
+	}
+	return compiled
+}
+
+func source(declared *v1alpha1.IdentitySource) ruleset.Source {
+	compiled := ruleset.Source{BearerToken: declared.BearerToken != nil}
+	if header := declared.Header; header != nil {
+		compiled.Header = &ruleset.HeaderSource{Name: header.Name, Strip: header.Strip != nil && *header.Strip}
+	}
+	if declared.JWTClaim != nil {
+		compiled.JWTClaim = declared.JWTClaim.Name
+	}
+	if declared.Cookie != nil {
+		compiled.Cookie = declared.Cookie.Name
+	}
+	if declared.QueryParameter != nil {
+		compiled.QueryParameter = declared.QueryParameter.Name
+	}
+	if address := declared.ClientIP; address != nil {
+		compiled.ClientIP = &ruleset.ClientIPSource{
+			TrustedHops: int64(address.TrustedHops), IPv6PrefixLength: defaultIPv6PrefixLength,
 		}
-		if header := source.Header; header != nil {
-			compiled[i].Header = &ruleset.HeaderSource{Name: header.Name, Strip: header.Strip != nil && *header.Strip}
+		if address.IPv6PrefixLength != 0 {
+			compiled.ClientIP.IPv6PrefixLength = int64(address.IPv6PrefixLength)
 		}
 	}
 	return compiled
 }
+
+// defaultIPv6PrefixLength is the API's default.
+const defaultIPv6PrefixLength = 64
 
 func limits(declared []v1alpha1.Limit) []ruleset.Limit {
 	compiled := make([]ruleset.Limit, len(declared))

@@ -9,12 +9,15 @@ import (
 	"github.com/weir-dev/weir/sidecar/ruleset"
 )
 
-// Settings are the operator's, the same in every Ruleset.
+// Settings are the operator's, the same in every Ruleset of a namespace.
 type Settings struct {
 	// Store is nil while the operator knows of no Redis, and for what is
 	// stamped into pods.
 	Store *ruleset.Store
 	Link  ruleset.Link
+	// Authorities of the namespace, PEM: see ruleset.Ruleset. They are left out
+	// while no policy intercepts.
+	Authorities string
 }
 
 // Program is a namespace's accepted policies, compiled once for all its pods.
@@ -72,6 +75,9 @@ func (p *Program) Ruleset(selection Selection) *ruleset.Ruleset {
 		if slices.Contains(names, p.policies[i].policy.Name) {
 			result.Policies = append(result.Policies, p.policies[i].policy)
 		}
+	}
+	if len(p.Intercepted()) > 0 {
+		result.Authorities = p.settings.Authorities
 	}
 	result.Seal()
 	return result

@@ -35,6 +35,17 @@ func (c *Client) ask(ctx context.Context) (*ruleset.Ruleset, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, c.limits.request)
 	defer cancel()
+	ctx, end := c.untilNudged(ctx)
+	defer end(nil)
+	received, err := c.exchange(ctx)
+	if err != nil && errors.Is(context.Cause(ctx), errNudged) {
+		err = errNudged
+	}
+	return received, err
+}
+
+// exchange sends the Report and reads the answer.
+func (c *Client) exchange(ctx context.Context) (*ruleset.Ruleset, error) {
 	held, answered := c.whenHeld(ctx)
 	defer answered()
 	request, err := c.request(held)
@@ -61,18 +72,24 @@ func (c *Client) ask(ctx context.Context) (*ruleset.Ruleset, error) {
 
 // request is the Report in force, proved by the token.
 func (c *Client) request(ctx context.Context) (*http.Request, error) {
+	said := report(c.current, c.rejected)
+	said.NotIntercepting = c.notIntercepting()
+	return c.post(ctx, c.link, ruleset.LinkPath, said)
+}
+
+// post is a request to the operator with a body in JSON, proved by the token.
+func (c *Client) post(ctx context.Context, link ruleset.Link, path string, said any) (*http.Request, error) {
 	token, err := readToken(c.tokenFile)
 	if err != nil {
 		return nil, err
 	}
-	body, err := json.Marshal(report(c.current, c.rejected))
+	body, err := json.Marshal(said)
 	if err != nil {
-		return nil, fmt.Errorf("encoding the report: %w", err)
+		return nil, fmt.Errorf("encoding what the operator is asked: %w", err)
 	}
-	request, err := http.NewRequestWithContext(ctx, http.MethodPost,
-		"https://"+c.link.Address+ruleset.LinkPath, bytes.NewReader(body))
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, "https://"+link.Address+path, bytes.NewReader(body))
 	if err != nil {
-		return nil, fmt.Errorf("asking the operator at %q: %w", c.link.Address, err)
+		return nil, fmt.Errorf("asking the operator at %q: %w", link.Address, err)
 	}
 	request.Header.Set("Authorization", "Bearer "+token)
 	request.Header.Set("Content-Type", "application/json")
@@ -126,12 +143,23 @@ func (c *Client) dialFor(link ruleset.Link) error {
 	if c.http != nil && c.link == link {
 		return nil
 	}
-	roots, err := verify(link)
+	client, err := dial(link, 1)
 	if err != nil {
 		return err
 	}
 	if c.http != nil {
 		c.http.CloseIdleConnections()
+	}
+	c.link, c.http = link, client
+	return nil
+}
+
+// dial makes an HTTP client that reaches the operator over so many connections
+// at most.
+func dial(link ruleset.Link, connections int) (*http.Client, error) {
+	roots, err := verify(link)
+	if err != nil {
+		return nil, err
 	}
 	// A dead operator's node sends no FIN: probes notice it within 20 s, where
 	// the request's own limit would take a minute.
@@ -139,8 +167,7 @@ func (c *Client) dialFor(link ruleset.Link) error {
 		Timeout:         5 * time.Second,
 		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 5 * time.Second, Interval: 5 * time.Second, Count: 3},
 	}
-	c.link = link
-	c.http = &http.Client{
+	return &http.Client{
 		Transport: &http.Transport{
 			Proxy:                  nil, // the environment's proxy is the application's business
 			DialContext:            dialer.DialContext,
@@ -148,13 +175,13 @@ func (c *Client) dialFor(link ruleset.Link) error {
 			TLSHandshakeTimeout:    5 * time.Second,
 			DisableCompression:     true,
 			MaxIdleConns:           1,
-			MaxConnsPerHost:        1,
+			IdleConnTimeout:        30 * time.Second,
+			MaxConnsPerHost:        connections,
 			MaxResponseHeaderBytes: 16 << 10,
 		},
 		// The token is for the operator alone.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}
-	return nil
+	}, nil
 }
 
 // verify checks that a Link can be used, and returns its authorities.

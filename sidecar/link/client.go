@@ -27,7 +27,8 @@ import (
 // before it is ready without: the application must not wait for ever.
 const patience = 5 * time.Second
 
-// Config of a Client. Every field but TokenFile and StateDir is required.
+// Config of a Client. Every field but TokenFile, StateDir and NotIntercepting is
+// required.
 type Config struct {
 	// Bootstrap is the Ruleset stamped into the pod at injection: what is
 	// enforced, and where the operator is, as long as nothing newer is known.
@@ -35,6 +36,8 @@ type Config struct {
 	// Apply puts a Ruleset in force, or fails and leaves the old one in force.
 	// It is never called twice at the same time.
 	Apply func(*ruleset.Ruleset) error
+	// NotIntercepting is what every Report says of that: see Nudge. Nil: nothing.
+	NotIntercepting func() []string
 	// TokenFile defaults to ruleset.TokenFile. It is read for every request,
 	// because the kubelet replaces the token.
 	TokenFile string
@@ -46,14 +49,17 @@ type Config struct {
 
 // Client keeps the pod's Ruleset current. Restore comes first, then Run.
 type Client struct {
-	apply     func(*ruleset.Ruleset) error
-	tokenFile string
-	saved     string
-	logger    *slog.Logger
-	limits    limits
-	connected prometheus.Gauge
-	policies  prometheus.Gauge
-	readyAt   time.Time
+	apply           func(*ruleset.Ruleset) error
+	notIntercepting func() []string
+	nudges          chan struct{}
+	leaves          leaves
+	tokenFile       string
+	saved           string
+	logger          *slog.Logger
+	limits          limits
+	connected       prometheus.Gauge
+	policies        prometheus.Gauge
+	readyAt         time.Time
 
 	// Only Restore and then Run touch these.
 	current  *ruleset.Ruleset
@@ -64,6 +70,7 @@ type Client struct {
 	mu    sync.Mutex
 	state state
 	ready bool
+	reach ruleset.Link // of current, for others
 }
 
 // limits in time and size; tests lower them.
@@ -71,6 +78,7 @@ type limits struct {
 	ruleset        int64         // bytes of an encoded Ruleset
 	request        time.Duration // one request, answer included; the server holds it for 30 s
 	held           time.Duration // a request that is open for so long was accepted
+	certificate    time.Duration // one request for a certificate
 	interval       time.Duration // least time between the starts of two requests
 	firstBackoff   time.Duration
 	longestBackoff time.Duration
@@ -87,15 +95,22 @@ func New(cfg Config) (*Client, error) {
 	if cfg.StateDir == "" {
 		cfg.StateDir = ruleset.StateDir
 	}
+	if cfg.NotIntercepting == nil {
+		cfg.NotIntercepting = func() []string { return nil }
+	}
 	c := &Client{
-		apply:     cfg.Apply,
-		tokenFile: cfg.TokenFile,
-		saved:     filepath.Join(cfg.StateDir, savedName),
-		logger:    cfg.Logger,
+		apply:           cfg.Apply,
+		notIntercepting: cfg.NotIntercepting,
+		nudges:          make(chan struct{}, 1),
+		leaves:          leaves{known: certificates([]byte(cfg.Bootstrap.Authorities))},
+		tokenFile:       cfg.TokenFile,
+		saved:           filepath.Join(cfg.StateDir, savedName),
+		logger:          cfg.Logger,
 		limits: limits{
 			ruleset:        8 << 20,
 			request:        60 * time.Second,
 			held:           2 * time.Second,
+			certificate:    10 * time.Second,
 			interval:       100 * time.Millisecond,
 			firstBackoff:   100 * time.Millisecond,
 			longestBackoff: 5 * time.Second,
@@ -110,6 +125,7 @@ func New(cfg Config) (*Client, error) {
 		}),
 		readyAt: time.Now().Add(patience),
 		current: cfg.Bootstrap,
+		reach:   cfg.Bootstrap.Link,
 	}
 	for _, collector := range []prometheus.Collector{c.connected, c.policies} {
 		if err := cfg.Registerer.Register(collector); err != nil {
@@ -169,9 +185,11 @@ func (c *Client) Run(ctx context.Context) {
 		// more than one request an interval. A request that was held has
 		// already waited, so what it brought is acknowledged immediately.
 		pause := time.Until(started.Add(c.limits.interval))
-		if err == nil {
+		switch {
+		case err == nil:
 			failures = 0
-		} else {
+		case errors.Is(err, errNudged): // says nothing of the operator
+		default:
 			failures++
 			pause = max(pause, backoff(failures, c.limits.firstBackoff, c.limits.longestBackoff, rand.Float64()))
 		}
@@ -189,6 +207,9 @@ func (c *Client) round(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
+	if errors.Is(err, errNudged) {
+		return err
+	}
 	if err == nil && received != nil {
 		err = c.adopt(received)
 	}
@@ -199,6 +220,37 @@ func (c *Client) round(ctx context.Context) error {
 	c.answered(true)
 	c.enter(connected, nil)
 	return nil
+}
+
+// errNudged ends a request that says what holds no more.
+var errNudged = errors.New("there is something to report")
+
+// Nudge has the next Report made at once, for what NotIntercepting says by now:
+// the request that is held is given up. While the operator does not answer, it
+// is made when the operator is asked again anyway.
+func (c *Client) Nudge() {
+	select {
+	case c.nudges <- struct{}{}:
+	default: // nudged already
+	}
+}
+
+// untilNudged is ctx until the next Nudge. Those of before are answered by the
+// Report that is made next.
+func (c *Client) untilNudged(ctx context.Context) (context.Context, context.CancelCauseFunc) {
+	select {
+	case <-c.nudges:
+	default:
+	}
+	ctx, giveUp := context.WithCancelCause(ctx)
+	go func() {
+		select {
+		case <-c.nudges:
+			giveUp(errNudged)
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, giveUp
 }
 
 // adopt puts a received Ruleset in force and saves it.
@@ -227,6 +279,9 @@ func (c *Client) force(r *ruleset.Ruleset) bool {
 		return false
 	}
 	c.current, c.rejected = r, nil
+	c.mu.Lock()
+	c.reach = r.Link
+	c.mu.Unlock()
 	c.policies.Set(float64(len(r.Policies)))
 	c.logger.Info("Ruleset in force", "version", r.Version, "policies", len(r.Policies), "store", r.Store != nil)
 	return true

@@ -52,6 +52,8 @@ type operator struct {
 	raw     func(http.ResponseWriter)
 	changed chan struct{}
 	asked   int
+	// certify answers for certificates.
+	certify http.HandlerFunc
 }
 
 func newOperator(t *testing.T) *operator {
@@ -98,6 +100,17 @@ func (o *operator) count() int {
 }
 
 func (o *operator) answer(w http.ResponseWriter, r *http.Request) {
+	if r.URL.Path == ruleset.CertificatePath {
+		o.mu.Lock()
+		certify, token := o.certify, o.token
+		o.mu.Unlock()
+		if r.Method != http.MethodPost || r.Header.Get("Authorization") != "Bearer "+token {
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		certify(w, r)
+		return
+	}
 	var report ruleset.Report
 	if r.Method != http.MethodPost || r.URL.Path != ruleset.LinkPath {
 		o.t.Errorf("got %s %s, expected POST %s", r.Method, r.URL.Path, ruleset.LinkPath)
@@ -195,6 +208,7 @@ type pod struct {
 	mu      sync.Mutex
 	applied []string
 	refuse  string // a policy's name that cannot be applied
+	blind   []string
 }
 
 var errRefused = errors.New("a policy of this name cannot be applied")
@@ -211,6 +225,11 @@ func newPod(t *testing.T, bootstrap *ruleset.Ruleset, dir string) *pod {
 		Bootstrap: bootstrap, StateDir: dir, TokenFile: filepath.Join(dir, "token"),
 		Registerer: prometheus.NewRegistry(),
 		Logger:     slog.New(slog.NewTextHandler(p.logs, nil)),
+		NotIntercepting: func() []string {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			return p.blind
+		},
 		Apply: func(r *ruleset.Ruleset) error {
 			p.mu.Lock()
 			defer p.mu.Unlock()

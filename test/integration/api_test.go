@@ -63,6 +63,9 @@ func list(n int, item func(int) string) string {
 	return "[" + strings.Join(items, ", ") + "]"
 }
 
+// long is a name of n characters.
+func long(n int) string { return strings.Repeat("x", n) }
+
 // samplePolicies reads config/samples.
 func samplePolicies() []*unstructured.Unstructured {
 	GinkgoHelper()
@@ -90,14 +93,32 @@ var _ = Describe("The API server", func() {
 		Entry("a wildcard host", `{hosts: ["*.spotify.com"]}`),
 		Entry("several limits", `{limits: [{requests: 10, window: 1s}, {requests: 100, window: 1m}, {requests: 1000, window: 24h}]}`),
 		Entry("the longest window", `{limits: [{requests: 10000, window: 744h}]}`),
-		Entry("every identity source", `{identity: {sources: [{header: {name: X-User-ID, strip: true}}, {bearerToken: {}}, {clientIP: {}}], ifMissing: Reject}}`),
+		Entry("every identity source", `{identity: {sources: [{header: {name: X-User-ID, strip: true}}, {bearerToken: {}}, {jwtClaim: {name: sub}}, {cookie: {name: session}}, {queryParameter: {name: user}}, {clientIP: {}}], ifMissing: Reject}}`),
+		Entry("a claim, a cookie and a parameter with the longest names",
+			`{identity: {sources: [{jwtClaim: {name: `+long(128)+`}}, {cookie: {name: `+long(128)+`}}, {queryParameter: {name: `+long(128)+`}}]}}`),
+		Entry("a claim with a URL for a name", `{identity: {sources: [{jwtClaim: {name: "https://example.com/user.id"}}]}}`),
+		Entry("a parameter with a name that is encoded in URLs", `{identity: {sources: [{queryParameter: {name: "user[id] ü"}}]}}`),
+		Entry("the bounds of a client's address",
+			`{identity: {sources: [{clientIP: {trustedHops: 0, ipv6PrefixLength: 1}}, {clientIP: {trustedHops: 10, ipv6PrefixLength: 128}}]}}`),
 		Entry("overrides", `{overrides: [{identities: [vip], limits: [{requests: 1000, window: 1m}]}, {identities: [internal], unlimited: true}]}`),
 		Entry("matches", `{match: [{methods: [GET, HEAD]}, {path: {value: /v1}}, {path: {type: RegularExpression, value: "/v[0-9]+/.*"}}]}`),
+		Entry("matches of headers", `{match: [{headers: [{name: X-Tier, value: free}, {name: x-app, type: RegularExpression, value: " ?[a-z]+ "}]}]}`),
+		Entry("as many matches of as many headers, as long as may be", `{match: `+list(16, func(int) string {
+			return `{headers: ` + list(16, func(i int) string { return fmt.Sprintf("{name: X-%d, value: %s}", i, long(1024)) }) + `}`
+		})+`}`),
+		Entry("nothing to do with a limit but the default", `{onLimit: {}}`),
+		Entry("requests that wait", `{onLimit: {action: Wait}}`),
+		Entry("requests that wait, bounded above", `{onLimit: {action: Wait, maxWait: 5m, maxWaiting: 1000}}`),
+		Entry("requests that wait, bounded below", `{onLimit: {action: Wait, maxWait: 1s, maxWaiting: 1}}`),
+		Entry("waiting where nothing is limited", `{mode: Observe, onLimit: {action: Wait}}`),
+		Entry("interception", `{tls: Intercept}`),
+		Entry("TLS that passes, outbound", `{tls: Passthrough}`),
+		Entry("TLS that passes, inbound", `{direction: Inbound, hosts: null, tls: Passthrough}`),
 		Entry("as many hosts as the bound", `{hosts: `+list(64, func(i int) string { return fmt.Sprintf("h%d.example.com", i) })+`}`),
 	)
 
 	It("fills in the defaults", func() {
-		policy := specWith(`{match: [{path: {value: /v1}}]}`)
+		policy := specWith(`{match: [{path: {value: /v1}, headers: [{name: X-Tier, value: free}]}], identity: {sources: [{clientIP: {}}]}, onLimit: {}}`)
 		policy.SetNamespace(newNamespace(nil))
 		Expect(k8sClient.Create(ctx, policy)).To(Succeed())
 
@@ -107,6 +128,10 @@ var _ = Describe("The API server", func() {
 		Expect(stored.Spec.OnStoreFailure).To(Equal(v1alpha1.OnStoreFailureAllow))
 		Expect(stored.Spec.Identity.IfMissing).To(Equal(v1alpha1.IfMissingShared))
 		Expect(stored.Spec.Match[0].Path.Type).To(Equal(v1alpha1.PathMatchPrefix))
+		Expect(stored.Spec.Match[0].Headers[0].Type).To(Equal(v1alpha1.HeaderMatchExact))
+		Expect(stored.Spec.Identity.Sources[0].ClientIP).To(Equal(&v1alpha1.ClientIPSource{IPv6PrefixLength: 64}))
+		Expect(stored.Spec.OnLimit).To(Equal(&v1alpha1.OnLimit{Action: v1alpha1.OnLimitReject}))
+		Expect(stored.Spec.TLS).To(Equal(v1alpha1.TLSPassthrough))
 		Expect(stored.ServiceName()).To(Equal("spotify"))
 	})
 
@@ -141,9 +166,46 @@ var _ = Describe("The API server", func() {
 		Entry("more requests than the bound", `{limits: [{requests: 10001, window: 1m}]}`, "spec.limits[0].requests", "10000"),
 		Entry("no identity", `{identity: null}`, "spec.identity"),
 		Entry("no source", `{identity: {sources: []}}`, "spec.identity.sources"),
-		Entry("a source of two kinds", `{identity: {sources: [{header: {name: X}, clientIP: {}}]}}`, "spec.identity.sources[0]", "exactly one of header, bearerToken and clientIP"),
+		Entry("a source of two kinds", `{identity: {sources: [{header: {name: X}, clientIP: {}}]}}`, "spec.identity.sources[0]",
+			"exactly one of header, bearerToken, jwtClaim, cookie, queryParameter and clientIP: give each an entry of its own in sources"),
+		Entry("a source of the new kinds, two at a time", `{identity: {sources: [{jwtClaim: {name: sub}, cookie: {name: a}}]}}`, "spec.identity.sources[0]", "exactly one of"),
+		Entry("a source of three kinds", `{identity: {sources: [{header: {name: X}, bearerToken: {}, queryParameter: {name: a}}]}}`, "spec.identity.sources[0]", "exactly one of"),
 		Entry("an empty source", `{identity: {sources: [{}]}}`, "spec.identity.sources[0]", "exactly one of"),
 		Entry("a header name with a space", `{identity: {sources: [{header: {name: "X User"}}]}}`, "spec.identity.sources[0].header.name"),
+		Entry("a claim without a name", `{identity: {sources: [{jwtClaim: {}}]}}`, "spec.identity.sources[0].jwtClaim.name"),
+		Entry("a claim with an empty name", `{identity: {sources: [{jwtClaim: {name: ""}}]}}`, "spec.identity.sources[0].jwtClaim.name"),
+		Entry("a claim with too long a name", `{identity: {sources: [{jwtClaim: {name: `+long(129)+`}}]}}`, "spec.identity.sources[0].jwtClaim.name", "128"),
+		Entry("a cookie without a name", `{identity: {sources: [{cookie: {}}]}}`, "spec.identity.sources[0].cookie.name"),
+		Entry("a cookie whose name ends another's", `{identity: {sources: [{cookie: {name: "a;b"}}]}}`, "spec.identity.sources[0].cookie.name"),
+		Entry("a cookie with too long a name", `{identity: {sources: [{cookie: {name: `+long(129)+`}}]}}`, "spec.identity.sources[0].cookie.name", "128"),
+		Entry("a parameter without a name", `{identity: {sources: [{queryParameter: {}}]}}`, "spec.identity.sources[0].queryParameter.name"),
+		Entry("a parameter with an empty name", `{identity: {sources: [{queryParameter: {name: ""}}]}}`, "spec.identity.sources[0].queryParameter.name"),
+		Entry("a parameter with too long a name", `{identity: {sources: [{queryParameter: {name: `+long(129)+`}}]}}`, "spec.identity.sources[0].queryParameter.name", "128"),
+		Entry("fewer trusted hops than none", `{identity: {sources: [{clientIP: {trustedHops: -1}}]}}`, "spec.identity.sources[0].clientIP.trustedHops"),
+		Entry("more trusted hops than the bound", `{identity: {sources: [{clientIP: {trustedHops: 11}}]}}`, "spec.identity.sources[0].clientIP.trustedHops", "10"),
+		Entry("a prefix of no bits", `{identity: {sources: [{clientIP: {ipv6PrefixLength: 0}}]}}`, "spec.identity.sources[0].clientIP.ipv6PrefixLength"),
+		Entry("a prefix longer than an address", `{identity: {sources: [{clientIP: {ipv6PrefixLength: 129}}]}}`, "spec.identity.sources[0].clientIP.ipv6PrefixLength", "128"),
+		Entry("a match of no headers", `{match: [{headers: []}]}`, "spec.match[0].headers"),
+		Entry("17 headers", `{match: [{headers: `+list(17, func(i int) string { return fmt.Sprintf("{name: X-%d, value: v}", i) })+`}]}`, "spec.match[0].headers", "16"),
+		Entry("a header without a name", `{match: [{headers: [{value: free}]}]}`, "spec.match[0].headers[0].name"),
+		Entry("a header whose name has a colon", `{match: [{headers: [{name: ":authority", value: a}]}]}`, "spec.match[0].headers[0].name"),
+		Entry("a header with too long a name", `{match: [{headers: [{name: `+long(129)+`, value: a}]}]}`, "spec.match[0].headers[0].name", "128"),
+		Entry("a header without a value", `{match: [{headers: [{name: X-Tier}]}]}`, "spec.match[0].headers[0].value"),
+		Entry("a header with an empty value", `{match: [{headers: [{name: X-Tier, value: ""}]}]}`, "spec.match[0].headers[0].value"),
+		Entry("a header with too long a value", `{match: [{headers: [{name: X-Tier, value: `+long(1025)+`}]}]}`, "spec.match[0].headers[0].value", "1024"),
+		Entry("a header compared in an unknown way", `{match: [{headers: [{name: X-Tier, type: Prefix, value: f}]}]}`, "spec.match[0].headers[0].type", "RegularExpression"),
+		Entry("an exact value that none can equal", `{match: [{headers: [{name: X-Tier, value: "free "}]}]}`, "spec.match[0].headers[0].value", "remove the space"),
+		Entry("an unknown action", `{onLimit: {action: Drop}}`, "spec.onLimit.action", "Wait"),
+		Entry("a time to wait for those that are rejected", `{onLimit: {maxWait: 30s}}`, "spec.onLimit.maxWait", "maxWait needs action: Wait"),
+		Entry("a number of waiting ones where they are rejected", `{onLimit: {action: Reject, maxWaiting: 5}}`, "spec.onLimit.maxWaiting", "maxWaiting needs action: Wait"),
+		Entry("no time to wait", `{onLimit: {action: Wait, maxWait: 0s}}`, "spec.onLimit.maxWait", "maxWait must be from 1s to 5m"),
+		Entry("a time to wait above the bound", `{onLimit: {action: Wait, maxWait: 5m1s}}`, "spec.onLimit.maxWait", "maxWait must be from 1s to 5m"),
+		Entry("a time to wait that is no duration", `{onLimit: {action: Wait, maxWait: 500ms}}`, "spec.onLimit.maxWait"),
+		Entry("a time to wait that no duration holds", `{onLimit: {action: Wait, maxWait: 99999999999999999999999h}}`, "spec.onLimit.maxWait"),
+		Entry("nobody who may wait", `{onLimit: {action: Wait, maxWaiting: 0}}`, "spec.onLimit.maxWaiting"),
+		Entry("more waiting ones than the bound", `{onLimit: {action: Wait, maxWaiting: 1001}}`, "spec.onLimit.maxWaiting", "1000"),
+		Entry("an unknown treatment of TLS", `{tls: Terminate}`, "spec.tls", "Intercept"),
+		Entry("interception of what the pods serve", `{direction: Inbound, hosts: null, tls: Intercept}`, "spec.tls", "tls: Intercept needs direction Outbound", "end TLS before them"),
 		Entry("a path without slash", `{match: [{path: {value: v1}}]}`, "spec.match[0].path.value", "starts with '/'"),
 		Entry("a match that states nothing", `{match: [{}]}`, "spec.match[0]"),
 		Entry("an unknown method", `{match: [{methods: [FETCH]}]}`, "spec.match[0].methods[0]"),

@@ -22,8 +22,10 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	authenticationv1 "k8s.io/client-go/kubernetes/typed/authentication/v1"
 	"k8s.io/utils/clock"
+	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/config"
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
@@ -39,16 +41,19 @@ import (
 type replica struct {
 	link             ruleset.Link
 	acknowledgements *link.Acknowledgements
+	authorities      *certs.Authorities
+	rulesets         *link.Rulesets
 	manager          ctrl.Manager
 	keeper           *certs.Keeper
 }
 
-// newReplica wires a replica that serves the link; the caller adds to its
-// manager what the leader runs, and starts it.
-func newReplica(keeper *certs.Keeper, operator string) *replica {
+// newReplica wires a replica that serves the link, in the operator's namespace;
+// the caller adds to its manager what the leader runs, and starts it.
+func newReplica(keeper *certs.Keeper, namespace string, now func() time.Time) *replica {
 	GinkgoHelper()
 	mgr, err := ctrl.NewManager(cfg, ctrl.Options{
 		Scheme: scheme, Cache: controllers.CacheOptions(), Metrics: metricsserver.Options{BindAddress: "0"}, Logger: GinkgoLogr,
+		Controller: config.Controller{SkipNameValidation: ptr.To(true)}, // several operators live in this process
 	})
 	Expect(err).NotTo(HaveOccurred())
 	reviews, err := authenticationv1.NewForConfig(cfg)
@@ -59,26 +64,57 @@ func newReplica(keeper *certs.Keeper, operator string) *replica {
 	r := &replica{
 		link:             ruleset.Link{Address: "localhost:" + port, CABundle: string(keeper.CABundle())},
 		acknowledgements: link.NewAcknowledgements(),
-		manager:          mgr,
-		keeper:           keeper,
+		authorities: certs.NewAuthorities(certs.AuthoritiesOptions{
+			Config: cfg, Client: k8sClient, Namespace: namespace, Now: now, Logger: GinkgoLogr,
+		}),
+		manager: mgr,
+		keeper:  keeper,
 	}
-	rulesets := link.NewRulesets(mgr.GetCache())
-	rulesets.Configure(programming.Settings{
+	r.rulesets = link.NewRulesets(mgr.GetCache(), r.authorities)
+	r.rulesets.Configure(programming.Settings{
 		Store: &ruleset.Store{URL: "redis://redis:6379", TimeoutMillis: 100}, Link: r.link,
 	})
 	server, err := link.New(link.Options{
 		TLS:              &tls.Config{GetCertificate: keeper.GetCertificate, MinVersion: tls.VersionTLS13},
 		Cache:            mgr.GetCache(),
 		Reviewer:         reviews.TokenReviews(),
-		Rulesets:         rulesets,
+		Rulesets:         r.rulesets,
 		Acknowledgements: r.acknowledgements,
-		Operator:         operator,
+		Operator:         link.ServiceAccountUser(namespace, "default"),
 		Registerer:       prometheus.NewRegistry(),
 		Logger:           GinkgoLogr,
 	})
 	Expect(err).NotTo(HaveOccurred())
+	Expect(mgr.Add(r.authorities)).To(Succeed())
 	Expect(mgr.Add(manager.RunnableFunc(func(ctx context.Context) error { return server.Serve(ctx, listener) }))).To(Succeed())
 	return r
+}
+
+// lead has the replica run what the leader runs, with a peer that it reads by
+// the operator's token.
+func (r *replica) lead(peer *replica, token string) {
+	GinkgoHelper()
+	policies := &controllers.RateLimitPolicyReconciler{
+		Client:           r.manager.GetClient(),
+		Recorder:         r.manager.GetEventRecorder("weir-operator"),
+		Acknowledgements: r.acknowledgements,
+		Authorities:      r.authorities,
+		Clock:            clock.RealClock{},
+	}
+	Expect(policies.SetupWithManager(r.manager)).To(Succeed())
+	Expect(r.founder().SetupWithManager(r.manager)).To(Succeed())
+	Expect(r.manager.Add(&link.Peers{
+		Discover:         func(context.Context) ([]string, error) { return []string{peer.link.Address}, nil },
+		ServerName:       "localhost",
+		CABundle:         r.keeper.CABundle,
+		TokenFile:        tokenFile(token),
+		Acknowledgements: r.acknowledgements,
+		Logger:           GinkgoLogr,
+	})).To(Succeed())
+}
+
+func (r *replica) founder() *controllers.AuthorityReconciler {
+	return &controllers.AuthorityReconciler{Client: r.manager.GetClient(), Live: r.manager.GetAPIReader(), Authorities: r.authorities}
 }
 
 func (r *replica) start() {
@@ -167,24 +203,9 @@ var _ = Describe("the operator", Ordered, func() {
 			Client: k8sClient, Namespace: operatorNamespace, DNSNames: []string{"localhost"}, Logger: GinkgoLogr,
 		})
 		Expect(keeper.Ensure(ctx)).To(Succeed())
-		operator := link.ServiceAccountUser(operatorNamespace, "default")
-		leader, follower = newReplica(keeper, operator), newReplica(keeper, operator)
+		leader, follower = newReplica(keeper, operatorNamespace, time.Now), newReplica(keeper, operatorNamespace, time.Now)
 
-		reconciler := &controllers.RateLimitPolicyReconciler{
-			Client:           leader.manager.GetClient(),
-			Recorder:         leader.manager.GetEventRecorder("weir-operator"),
-			Acknowledgements: leader.acknowledgements,
-			Clock:            clock.RealClock{},
-		}
-		Expect(reconciler.SetupWithManager(leader.manager)).To(Succeed())
-		Expect(leader.manager.Add(&link.Peers{
-			Discover:         func(context.Context) ([]string, error) { return []string{follower.link.Address}, nil },
-			ServerName:       "localhost",
-			CABundle:         keeper.CABundle,
-			TokenFile:        tokenFile(tokenOf(operatorNamespace, "default", ruleset.Audience, nil)),
-			Acknowledgements: leader.acknowledgements,
-			Logger:           GinkgoLogr,
-		})).To(Succeed())
+		leader.lead(follower, tokenOf(operatorNamespace, "default", ruleset.Audience, nil))
 		follower.start()
 		leader.start()
 	})

@@ -66,24 +66,34 @@ func tokenFile(token string) string {
 
 // sidecar is a real link client that plays the sidecar of a pod.
 type sidecar struct {
+	*sidecarlink.Client
 	mu      sync.Mutex
 	applied *ruleset.Ruleset
 	at      time.Time
+	blind   []string
 }
 
 // startSidecar connects a pod to a replica of the operator until the test ends.
 func startSidecar(pod *corev1.Pod, to *replica) *sidecar {
 	GinkgoHelper()
+	return startStamped(pod, to, &ruleset.Ruleset{Namespace: pod.Namespace, Link: to.link})
+}
+
+// startStamped is startSidecar for a pod that began with a Ruleset.
+func startStamped(pod *corev1.Pod, to *replica, stamped *ruleset.Ruleset) *sidecar {
+	GinkgoHelper()
 	s := &sidecar{}
 	linkClient, err := sidecarlink.New(sidecarlink.Config{
-		Bootstrap:  &ruleset.Ruleset{Namespace: pod.Namespace, Link: to.link},
-		Apply:      s.apply,
-		TokenFile:  tokenFile(tokenOf(pod.Namespace, "default", ruleset.Audience, pod)),
-		StateDir:   GinkgoT().TempDir(),
-		Registerer: prometheus.NewRegistry(),
-		Logger:     slog.New(slog.NewTextHandler(GinkgoWriter, nil)),
+		Bootstrap:       stamped,
+		Apply:           s.apply,
+		NotIntercepting: s.notIntercepting,
+		TokenFile:       tokenFile(tokenOf(pod.Namespace, "default", ruleset.Audience, pod)),
+		StateDir:        GinkgoT().TempDir(),
+		Registerer:      prometheus.NewRegistry(),
+		Logger:          slog.New(slog.NewTextHandler(GinkgoWriter, nil)),
 	})
 	Expect(err).NotTo(HaveOccurred())
+	s.Client = linkClient
 	linkClient.Restore()
 	running, stop := context.WithCancel(ctx)
 	ended := make(chan struct{})
@@ -97,6 +107,27 @@ func (s *sidecar) apply(r *ruleset.Ruleset) error {
 	defer s.mu.Unlock()
 	s.applied, s.at = r, time.Now()
 	return nil
+}
+
+// is says what the pod cannot intercept from now on.
+func (s *sidecar) is(blind ...string) {
+	s.mu.Lock()
+	s.blind = blind
+	s.mu.Unlock()
+	s.Nudge()
+}
+
+func (s *sidecar) notIntercepting() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.blind
+}
+
+// authorities of the Ruleset in force.
+func (s *sidecar) authorities() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.applied.Authorities
 }
 
 // enforces is the limit of a policy in requests, and when it came into force; 0
