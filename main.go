@@ -61,6 +61,7 @@ type options struct {
 	workerImage                   string
 	workerImagePullPolicy         string
 	brokerFiles                   controllers.BrokerFiles
+	authorityLife, leafLife       time.Duration
 	settings                      link.Settings
 }
 
@@ -85,6 +86,9 @@ func parse() (options, zap.Options) {
 	flag.StringVar(&o.workerImagePullPolicy, "worker-image-pull-policy", "", "its pull policy: Always, IfNotPresent or Never; empty for Kubernetes' default")
 	flag.StringVar(&o.brokerFiles.URL, "broker-url-file", "", "file with the URL of the Redis that holds the queues of PeriodicTasks; while it is absent, the store's holds them if its URL has no password")
 	flag.StringVar(&o.brokerFiles.CA, "broker-ca-file", "", "file with PEM certificates to verify that Redis with, beside the system's")
+	flag.StringVar(&o.settings.HostRootsFile, "host-roots-file", "", "file with PEM certificates to verify the hosts of intercepting policies with, beside the usual ones; read again when it changes")
+	flag.DurationVar(&o.authorityLife, "authority-life", 2*365*24*time.Hour, "how long an interception authority is valid; the next is made after half of it")
+	flag.DurationVar(&o.leafLife, "leaf-life", 6*time.Hour, "how long a certificate to intercept with is valid; the next is asked for after two thirds of it")
 	flag.StringVar(&o.settings.LinkAddress, "link-address", "", "host:port at which sidecars reach the link (default weir-link.<namespace>.svc:9444)")
 	logging := zap.Options{}
 	logging.BindFlags(flag.CommandLine)
@@ -104,6 +108,9 @@ func (o *options) check() error {
 	}
 	if o.settings.StoreTimeout < time.Millisecond || o.settings.StoreTimeout > 10*time.Second {
 		return fmt.Errorf("--store-timeout is %v: want 1ms to 10s", o.settings.StoreTimeout)
+	}
+	if o.leafLife < time.Minute || o.authorityLife < 2*o.leafLife {
+		return fmt.Errorf("--leaf-life is %v and --authority-life %v: want at least 1m, and at least twice as long", o.leafLife, o.authorityLife)
 	}
 	if _, _, err := net.SplitHostPort(o.settings.LinkAddress); err != nil {
 		return fmt.Errorf("--link-address is %q: want host:port", o.settings.LinkAddress)
@@ -191,6 +198,7 @@ func wire(ctx context.Context, mgr ctrl.Manager, direct client.Client, keeper *c
 	}
 	authorities := certs.NewAuthorities(certs.AuthoritiesOptions{
 		Config: mgr.GetConfig(), Client: direct, Namespace: o.namespace, Logger: ctrl.Log.WithName("authorities"),
+		Life: o.authorityLife, LeafLife: o.leafLife,
 	})
 	rulesets := link.NewRulesets(mgr.GetCache(), authorities)
 	acknowledgements := link.NewAcknowledgements()

@@ -80,6 +80,7 @@ func runCommand(flags *flag.FlagSet, args []string, stderr io.Writer) error {
 	portVar(flags, &o.localPort, "local-port", "port of the local API, on loopback only")
 	portVar(flags, &o.healthPort, "health-port", "port of health and metrics, on the pod's address")
 	flags.StringVar(&o.stateDir, "state-dir", ruleset.StateDir, "memory-backed directory that keeps the last Ruleset")
+	flags.StringVar(&o.trustDir, "trust-dir", ruleset.TrustDir, "directory for what the pod's processes verify TLS with")
 	flags.StringVar(&o.tokenFile, "token-file", ruleset.TokenFile, "projected service-account token for the operator")
 	flags.DurationVar(&o.drainTimeout, "drain-timeout", 25*time.Second, "longest wait for requests in flight after SIGTERM")
 	var level slog.Level

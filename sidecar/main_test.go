@@ -78,13 +78,20 @@ func TestBootstrapIsChecked(t *testing.T) {
 func TestRulesetIsAppliedWholeOrNotAtAll(t *testing.T) {
 	t.Parallel()
 	bad := errors.New("unusable")
-	var rules, store string // in force
+	var rules, tls, store string // in force
 	apply := applier(
 		func(r *ruleset.Ruleset) error {
 			if r.Version == "bad rules" {
 				return bad
 			}
 			rules = r.Version
+			return nil
+		},
+		func(r *ruleset.Ruleset) error {
+			if r.Version == "bad authorities" {
+				return bad
+			}
+			tls = r.Version
 			return nil
 		},
 		func(s *ruleset.Store) error {
@@ -102,6 +109,7 @@ func TestRulesetIsAppliedWholeOrNotAtAll(t *testing.T) {
 		{"the first store fails: no rules at all", "zero", "bad", true, ""},
 		{"rules and store", "one", "one", false, "one"},
 		{"the rules fail", "bad rules", "two", true, "one"},
+		{"the authorities fail", "bad authorities", "two", true, "one"},
 		{"the store fails", "two", "bad", true, "one"},
 		{"both again", "three", "three", false, "three"},
 	} {
@@ -109,8 +117,8 @@ func TestRulesetIsAppliedWholeOrNotAtAll(t *testing.T) {
 		if errors.Is(err, bad) != c.rejected {
 			t.Errorf("%s: got error %v, expected rejected to be %v", c.reason, err, c.rejected)
 		}
-		if rules != c.inForce || store != c.inForce {
-			t.Errorf("%s: rules %q and store %q are in force, expected %q", c.reason, rules, store, c.inForce)
+		if rules != c.inForce || tls != c.inForce || store != c.inForce {
+			t.Errorf("%s: rules %q, authorities %q and store %q are in force, expected %q", c.reason, rules, tls, store, c.inForce)
 		}
 	}
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/weir-dev/weir/sidecar/capture"
+	"github.com/weir-dev/weir/sidecar/intercept"
 	"github.com/weir-dev/weir/sidecar/limiter"
 	"github.com/weir-dev/weir/sidecar/link"
 	"github.com/weir-dev/weir/sidecar/proxy"
@@ -30,13 +31,14 @@ const maxExplicitPorts = 64
 // options of the command run.
 type options struct {
 	outboundPort, inboundPort, localPort, healthPort uint16
-	stateDir, tokenFile                              string
+	stateDir, trustDir, tokenFile                    string
 	drainTimeout                                     time.Duration
 }
 
 // sidecar is everything that serves, wired together.
 type sidecar struct {
 	limiter  *limiter.Limiter
+	tls      *intercept.Interceptor
 	proxy    *proxy.Proxy
 	link     *link.Client
 	health   *http.Server
@@ -59,6 +61,7 @@ func run(o options, bootstrap *ruleset.Bootstrap, logger *slog.Logger, signals <
 	linked, unlink := context.WithCancel(context.Background())
 	defer unlink()
 	go s.link.Run(linked)
+	go s.reportInterception(linked)
 	logger.Info("serving", "version", version, "namespace", bootstrap.Ruleset.Namespace)
 	select {
 	case err := <-s.failed:
@@ -79,6 +82,19 @@ func run(o options, bootstrap *ruleset.Bootstrap, logger *slog.Logger, signals <
 	}
 }
 
+// reportInterception tells the operator of each change of what this pod cannot
+// intercept.
+func (s *sidecar) reportInterception(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-s.tls.Changed():
+			s.link.Nudge()
+		}
+	}
+}
+
 // wire makes the parts and connects them; nothing serves yet.
 func wire(o options, bootstrap *ruleset.Bootstrap, logger *slog.Logger) (*sidecar, error) {
 	registry := prometheus.NewRegistry()
@@ -91,13 +107,21 @@ func wire(o options, bootstrap *ruleset.Bootstrap, logger *slog.Logger) (*sideca
 
 	s := &sidecar{failed: make(chan error, 4+maxExplicitPorts)}
 	s.limiter = limiter.New(limiter.Options{Logger: logger, Registerer: registry})
-	s.proxy = proxy.New(proxy.Config{
-		Taker: s.limiter, Destination: capture.OriginalDestination, Probes: bootstrap.Probes,
+	var err error
+	s.tls, err = intercept.New(intercept.Config{
+		Issue: func(ctx context.Context, request []byte) ([]byte, error) { return s.link.Certificate(ctx, request) },
+		Trust: bootstrap.Trust, Authorities: bootstrap.Ruleset.Authorities, TrustDir: o.trustDir,
 		Registerer: registry, Logger: logger,
 	})
-	var err error
+	if err != nil {
+		return nil, err
+	}
+	s.proxy = proxy.New(proxy.Config{
+		Taker: s.limiter, Interceptor: s.tls, Destination: capture.OriginalDestination, Probes: bootstrap.Probes,
+		Registerer: registry, Logger: logger,
+	})
 	s.link, err = link.New(link.Config{
-		Bootstrap: &bootstrap.Ruleset, Apply: applier(s.proxy.Apply, s.limiter.Use),
+		Bootstrap: &bootstrap.Ruleset, Apply: applier(s.proxy.Apply, s.tls.Use, s.limiter.Use), NotIntercepting: s.tls.NotIntercepting,
 		TokenFile: o.tokenFile, StateDir: o.stateDir, Registerer: registry, Logger: logger,
 	})
 	if err != nil {
@@ -112,14 +136,17 @@ func wire(o options, bootstrap *ruleset.Bootstrap, logger *slog.Logger) (*sideca
 // applier puts a Ruleset in force whole or not at all. The rules go first: to
 // take them back costs nothing, while a store that is given up and taken back
 // loses its connections.
-func applier(rules func(*ruleset.Ruleset) error, store func(*ruleset.Store) error) func(*ruleset.Ruleset) error {
+func applier(rules, tls func(*ruleset.Ruleset) error, store func(*ruleset.Store) error) func(*ruleset.Ruleset) error {
 	inForce := &ruleset.Ruleset{}
 	return func(next *ruleset.Ruleset) error {
 		if err := rules(next); err != nil {
 			return err
 		}
+		if err := tls(next); err != nil {
+			return errors.Join(fmt.Errorf("preparing to intercept: %w", err), rules(inForce))
+		}
 		if err := store(next.Store); err != nil {
-			return errors.Join(fmt.Errorf("using the store: %w", err), rules(inForce))
+			return errors.Join(fmt.Errorf("using the store: %w", err), rules(inForce), tls(inForce))
 		}
 		inForce = next
 		return nil
@@ -220,5 +247,6 @@ func (s *sidecar) drain(timeout time.Duration) error {
 	err := errors.Join(s.proxy.Shutdown(ctx), s.local.Shutdown(ctx))
 	_ = s.health.Close()
 	s.limiter.Close()
+	s.tls.Close()
 	return err
 }

@@ -36,6 +36,9 @@ type Settings struct {
 	StoreInsecureSkipVerify bool
 	// StoreTimeout bounds one decision of a sidecar.
 	StoreTimeout time.Duration
+	// HostRootsFile holds PEM to verify intercepted hosts with, beside the usual
+	// roots; optional.
+	HostRootsFile string
 	// LinkAddress is the host:port that sidecars reach the link at.
 	LinkAddress string
 	// CABundle is the PEM to verify the link with.
@@ -67,9 +70,13 @@ func (s *Settings) Start(ctx context.Context) error {
 // as they were, and is logged once.
 func (s *Settings) Refresh() {
 	store, err := s.store()
+	roots, rootsErr := ReadSetting(s.HostRootsFile)
+	if rootsErr != nil {
+		err = errors.Join(err, fmt.Errorf("reading the authorities of intercepted hosts: %w", rootsErr))
+	}
 	if err != nil {
 		if s.complaint != err.Error() {
-			s.Logger.Error(err, "the store's settings stay as they were")
+			s.Logger.Error(err, "the settings of sidecars stay as they were")
 			s.complaint = err.Error()
 		}
 		return
@@ -82,8 +89,8 @@ func (s *Settings) Refresh() {
 		s.complaint = ""
 	}
 	s.Rulesets.Configure(programming.Settings{
-		Store: store,
-		Link:  ruleset.Link{Address: s.LinkAddress, CABundle: string(s.CABundle())},
+		Store: store, HostRoots: roots,
+		Link: ruleset.Link{Address: s.LinkAddress, CABundle: string(s.CABundle())},
 	})
 }
 

@@ -21,7 +21,8 @@ const stampPatience = 2 * time.Second
 // the Ruleset has the authorities that there are, or none: what the pod cannot
 // intercept then, its sidecar reports.
 func (r *Rulesets) Stamped(namespace string, policies []v1alpha1.RateLimitPolicy, podLabels map[string]string, logger logr.Logger) *ruleset.Ruleset {
-	settings := programming.Settings{Link: r.Settings().Link}
+	current := r.Settings()
+	settings := programming.Settings{Link: current.Link, HostRoots: current.HostRoots}
 	if domains := programming.Intercepted(policies); len(domains) > 0 {
 		ctx, cancel := context.WithTimeout(context.Background(), stampPatience)
 		defer cancel()

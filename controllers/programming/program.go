@@ -18,6 +18,8 @@ type Settings struct {
 	// Authorities of the namespace, PEM: see ruleset.Ruleset. They are left out
 	// while no policy intercepts.
 	Authorities string
+	// HostRoots are PEM: see ruleset.Ruleset.
+	HostRoots string
 }
 
 // Program is a namespace's accepted policies, compiled once for all its pods.
@@ -77,7 +79,7 @@ func (p *Program) Ruleset(selection Selection) *ruleset.Ruleset {
 		}
 	}
 	if len(p.Intercepted()) > 0 {
-		result.Authorities = p.settings.Authorities
+		result.Authorities, result.HostRoots = p.settings.Authorities, p.settings.HostRoots
 	}
 	result.Seal()
 	return result

@@ -37,7 +37,7 @@ func (s *Session) Connect(ctx context.Context, dial func(context.Context) (net.C
 
 // connect makes the TLS connection to the host.
 func (i *Interceptor) connect(ctx context.Context, hello Hello, dial func(context.Context) (net.Conn, error)) (*tls.Conn, error) {
-	roots, err := i.roots()
+	roots, err := i.roots.Load().pool()
 	if err != nil {
 		return nil, &PassError{Reason: Unverified, Err: err}
 	}

@@ -77,7 +77,7 @@ type Interceptor struct {
 	log     *slog.Logger
 	server  *tls.Config // of every client's connection: it keeps the tickets' keys
 	tickets tls.ClientSessionCache
-	roots   func() (*x509.CertPool, error)
+	roots   atomic.Pointer[roots]
 	table   atomic.Pointer[table]
 	changed chan struct{}
 
@@ -98,10 +98,10 @@ func New(cfg Config) (*Interceptor, error) {
 		history: newHistory(),
 		log:     cfg.Logger,
 		tickets: tls.NewLRUClientSessionCache(maxLeaves),
-		roots:   sync.OnceValues(func() (*x509.CertPool, error) { return hostRoots(cfg.ExtraRoots) }),
 		changed: make(chan struct{}, 1),
 	}
 	i.table.Store(&table{})
+	i.believe(cfg.ExtraRoots)
 	i.server = &tls.Config{GetConfigForClient: configOfConnection}
 	known, err := known(cfg)
 	if err != nil {
@@ -131,6 +131,20 @@ func known(cfg Config) (*x509.CertPool, error) {
 	return pool, nil
 }
 
+// believe has hosts verified with these roots beside the usual ones.
+func (i *Interceptor) believe(extra string) {
+	if now := i.roots.Load(); now != nil && now.extra == extra {
+		return
+	}
+	i.roots.Store(&roots{extra: extra, pool: sync.OnceValues(func() (*x509.CertPool, error) { return hostRoots(extra) })})
+}
+
+// roots are what hosts are verified with; pool loads them.
+type roots struct {
+	extra string
+	pool  func() (*x509.CertPool, error)
+}
+
 // hostRoots are the roots that a host's certificate must verify with. They are
 // loaded when the first connection needs them: most pods intercept nothing.
 func hostRoots(extra string) (*x509.CertPool, error) {
@@ -157,6 +171,12 @@ func (i *Interceptor) Use(rs *ruleset.Ruleset) error {
 		if err := i.trust.write(authorities); err != nil {
 			return fmt.Errorf("writing what the pod's processes verify TLS with: %w", err)
 		}
+	}
+	if rs.HostRoots != "" {
+		if _, err := hostRoots(rs.HostRoots); err != nil {
+			return err
+		}
+		i.believe(rs.HostRoots)
 	}
 	next := newTable(rs.Policies)
 	i.mu.Lock()

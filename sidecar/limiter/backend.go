@@ -17,8 +17,8 @@ type backend struct {
 	cluster bool
 	// batch sends the takes; nil on Redis Cluster, where each goes by itself to
 	// the node that has its keys.
-	batch *batcher
-	redact  func(string) string
+	batch  *batcher
+	redact func(string) string
 	// calls under way; the client is closed after the last.
 	calls sync.WaitGroup
 	// stop ends the health checks, which ctx bounds.

@@ -21,6 +21,9 @@ type Ruleset struct {
 	// namespace, the newest last. Empty while no policy of the namespace
 	// intercepts. Their keys never leave the operator.
 	Authorities string `json:"authorities,omitempty"`
+	// HostRoots are PEM: authorities of hosts whose TLS is intercepted, beside
+	// the usual ones.
+	HostRoots string `json:"hostRoots,omitempty"`
 	// Policies that select the pod, ordered by name.
 	Policies []Policy `json:"policies,omitempty"`
 }
