@@ -105,7 +105,7 @@ func bothAtOnce(h *held) {
 		rest, how := c.rest()
 		heard <- fmt.Sprintf("%s %q %s", said, rest, how)
 	})
-	for range 100 {
+	for range 30 {
 		c := h.dial()
 		c.say("SSH-2.0-client\r\n")
 		said := c.line()
