@@ -1,6 +1,7 @@
 package conformance
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -167,7 +168,7 @@ func named(conversations []conversation, names ...string) []conversation {
 
 // ending tells how reading came to its end.
 func ending(err error) string {
-	if err == nil || err == io.EOF {
+	if err == nil || errors.Is(err, io.EOF) {
 		return "end"
 	}
 	return "reset"

@@ -330,7 +330,7 @@ func http2Connect(h *held) {
 
 // http2AsksNothing: clients connect ahead, and some need nothing then.
 func http2AsksNothing(h *held) {
-	h.application(func(w http.ResponseWriter, r *http.Request) { h.noteRequest(r) })
+	h.application(func(_ http.ResponseWriter, r *http.Request) { h.noteRequest(r) })
 	for range 5 {
 		c, err := h.connect()
 		if err != nil {

@@ -3,6 +3,7 @@ package conformance
 import (
 	"bufio"
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"net/http/httputil"
@@ -44,7 +45,7 @@ func readHead(r *bufio.Reader) (*message, error) {
 // readLine reads a line without its end. An end within it is unexpected.
 func readLine(r *bufio.Reader) (string, error) {
 	line, err := r.ReadString('\n')
-	if err == io.EOF && line != "" {
+	if errors.Is(err, io.EOF) && line != "" {
 		err = io.ErrUnexpectedEOF
 	}
 	return strings.TrimRight(line, "\r\n"), err
@@ -55,7 +56,7 @@ func readFields(r *bufio.Reader) ([]field, error) {
 	for {
 		line, err := readLine(r)
 		switch {
-		case err == io.EOF:
+		case errors.Is(err, io.EOF):
 			return fields, io.ErrUnexpectedEOF
 		case err != nil || line == "":
 			return fields, err

@@ -1,6 +1,7 @@
 package conformance
 
 import (
+	"fmt"
 	"io"
 	"testing"
 	"time"
@@ -94,19 +95,26 @@ func clientLate(h *held) {
 	h.returned.addf("%q %s", rest, how)
 }
 
+// bothAtOnce: as SSH does. It is said more than once, since who is first is
+// chance.
 func bothAtOnce(h *held) {
+	heard := make(chan string, 1)
 	h.upstream(func(c *conn) {
 		c.say("SSH-2.0-server\r\n")
-		h.arrived.addf("%s", c.line())
-		_, how := c.rest()
-		h.arrived.addf("%s", how)
+		said := c.line()
+		rest, how := c.rest()
+		heard <- fmt.Sprintf("%s %q %s", said, rest, how)
 	})
-	c := h.dial()
-	c.say("SSH-2.0-client\r\n")
-	h.returned.addf("%s", c.line())
-	_ = c.CloseWrite()
-	rest, how := c.rest()
-	h.returned.addf("%q %s", rest, how)
+	for range 30 {
+		c := h.dial()
+		c.say("SSH-2.0-client\r\n")
+		said := c.line()
+		c.say("more")
+		_ = c.CloseWrite()
+		rest, how := c.rest()
+		h.returned.addf("%s %q %s", said, rest, how)
+		h.arrived.addf("%s", wait(h, "the upstream has heard the client out", heard))
+	}
 }
 
 func saysNothing(h *held) {

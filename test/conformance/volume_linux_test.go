@@ -85,7 +85,7 @@ func TestVolumeThatNobodyReads(t *testing.T) {
 	p := newPod(t)
 	const clients = 32
 	var sent atomic.Int64
-	p.answer(func(w http.ResponseWriter, r *http.Request) {
+	p.answer(func(w http.ResponseWriter, _ *http.Request) {
 		piece := random(1<<16, 1)
 		for {
 			n, err := w.Write(piece)

@@ -105,13 +105,11 @@ func (a *application) answer(socket int) bool {
 	}
 	blank := a.blank[socket]
 	for _, b := range a.input[:n] {
-		switch {
-		case b == "\r\n\r\n"[blank]:
+		if b != "\r\n\r\n"[blank] {
+			blank = 0 // or this one begins it
+		}
+		if b == "\r\n\r\n"[blank] {
 			blank++
-		case b == '\r':
-			blank = 1
-		default:
-			blank = 0
 		}
 		if blank == 4 {
 			blank = 0

@@ -132,7 +132,7 @@ func (c *client) receive(one *connection, then func(*connection) error) error {
 		return nil
 	}
 	if n <= 0 {
-		return c.broken(one, fmt.Errorf("the connection ended without a response (%v)", err))
+		return c.broken(one, errors.Join(errors.New("the connection ended without a response"), err))
 	}
 	one.have += n
 	got, err := parse(one.input[:one.have])

@@ -130,7 +130,7 @@ func (s *stage) phase(ctx context.Context, one *side, proxy *running, traffic Tr
 		if memory != nil {
 			memory.Active = after
 		}
-		all.add(key{one.name, number, traffic}, figuresOf(got, after, c.failures), c.failure)
+		all.add(key{one.name, number, traffic}, got.figures(after, c.failures), c.failure)
 		return nil
 	})
 }

@@ -35,6 +35,18 @@ type sample struct {
 	used      cpuUse
 }
 
+// figures of a round, with what else is known of it.
+func (s *sample) figures(memory Memory, failures int) figures {
+	requests := float64(s.latencies.total)
+	micros := func(d time.Duration) float64 { return float64(d) / float64(time.Microsecond) }
+	return figures{
+		cpu: micros(s.used.proxy) / requests, redis: micros(s.used.redis) / requests,
+		rate: requests / s.elapsed.Seconds(),
+		p50:  micros(s.latencies.quantile(0.5)), p99: micros(s.latencies.quantile(0.99)),
+		memory: memory, requests: s.latencies.total, failures: failures,
+	}
+}
+
 // run is one phase. The CPU times are read by the client itself, where the
 // measured part begins and ends; afterwards the connections are idle.
 func (p *phase) run(ctx context.Context) (*sample, error) {

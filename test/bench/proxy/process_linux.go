@@ -29,13 +29,6 @@ func cpuTime(pid int) (time.Duration, error) {
 	return time.Duration(now.Nano()), nil
 }
 
-// Memory of a process in MiB.
-type Memory struct {
-	// RSS is resident, Anonymous the part of it that is no file's.
-	RSS       float64 `json:"rssMiB"`
-	Anonymous float64 `json:"anonymousMiB"`
-}
-
 func memoryOf(pid int) (Memory, error) {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {

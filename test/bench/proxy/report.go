@@ -68,6 +68,13 @@ type MemoryRow struct {
 	Active Memory `json:"active1000"`
 }
 
+// Memory of a process in MiB.
+type Memory struct {
+	// RSS is resident, Anonymous the part of it that is no file's.
+	RSS       float64 `json:"rssMiB"`
+	Anonymous float64 `json:"anonymousMiB"`
+}
+
 // Table prints the report for people.
 func (r *Report) Table(out io.Writer) error {
 	fmt.Fprintf(out, "Medians of %d rounds; %s, %s, %s, %s.\n", r.Rounds,

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"time"
 )
 
 // key names what is measured once a round.
@@ -34,17 +33,6 @@ type results struct {
 
 func newResults() *results {
 	return &results{rounds: make(map[key][]figures), memory: make(map[string][]MemoryRow)}
-}
-
-func figuresOf(got *sample, memory Memory, failures int) figures {
-	requests := float64(got.latencies.total)
-	micros := func(d time.Duration) float64 { return float64(d) / float64(time.Microsecond) }
-	return figures{
-		cpu: micros(got.used.proxy) / requests, redis: micros(got.used.redis) / requests,
-		rate: requests / got.elapsed.Seconds(),
-		p50:  micros(got.latencies.quantile(0.5)), p99: micros(got.latencies.quantile(0.99)),
-		memory: memory, requests: got.latencies.total, failures: failures,
-	}
 }
 
 func (r *results) add(k key, f figures, failure error) {

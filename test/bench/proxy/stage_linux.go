@@ -225,7 +225,7 @@ func (r *running) until(ctx context.Context, is func(context.Context) error) err
 		}
 		select {
 		case <-r.Done():
-			return fmt.Errorf("%s ended (%v) and said: %s", r.name, r.Err(), r.said())
+			return errors.Join(fmt.Errorf("%s ended and said: %s", r.name, r.said()), r.Err())
 		case <-ctx.Done():
 			return fmt.Errorf("waiting for %s: %w; it said: %s", r.name, err, r.said())
 		case <-tick.C:
