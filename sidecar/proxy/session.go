@@ -165,8 +165,10 @@ func (s *session) end() {
 	if s.up.Conn != nil {
 		_ = s.up.Close()
 	}
-	s.client.release()
-	s.up.release()
+	if !s.modeIs(modeHanded) { // else net/http may be within a read of either
+		s.client.release()
+		s.up.release()
+	}
 	s.server.proxy.sessions.remove(s)
 }
 
