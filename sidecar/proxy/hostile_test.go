@@ -19,7 +19,7 @@ func TestBadInput(t *testing.T) {
 	t.Parallel()
 	h := serve(t, ruleset.Inbound, application(t, seen), basic("p", inbound(func(p *ruleset.Policy) {
 		p.Limits[0].Requests = 10_000
-		p.Sources = append(p.Sources, ruleset.Source{BearerToken: true}, ruleset.Source{ClientIP: &ruleset.ClientIPSource{}})
+		p.Sources = append(p.Sources, ruleset.Source{BearerToken: true}, ruleset.Source{ClientIP: &ruleset.ClientIPSource{IPv6PrefixLength: 64}})
 	})))
 	head := "GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n"
 	for _, c := range []struct{ reason, sent, answer string }{

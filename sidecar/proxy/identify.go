@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"net/textproto"
 	"strings"
 
@@ -15,32 +16,36 @@ const maxIdentityBytes = 256
 
 // source is a compiled ruleset.Source.
 type source struct {
-	header   string // canonical name; empty: another kind
-	spelled  string // the header as the policy spells it
-	strip    bool
-	bearer   bool
-	clientIP bool
+	header    string // canonical name; empty: another kind, as with the others
+	spelled   string // the header as the policy spells it
+	strip     bool
+	bearer    bool
+	claim     string
+	cookie    string
+	parameter string
+	address   *ruleset.ClientIPSource
 }
 
 func compileSource(s ruleset.Source) (source, error) {
-	compiled := source{bearer: s.BearerToken, clientIP: s.ClientIP != nil}
 	kinds := 0
+	for _, set := range []bool{s.Header != nil, s.BearerToken, s.JWTClaim != "", s.Cookie != "", s.QueryParameter != "", s.ClientIP != nil} {
+		if set {
+			kinds++
+		}
+	}
+	if kinds != 1 {
+		return source{}, errors.New("identity source: exactly one kind that this sidecar knows must be set")
+	}
+	compiled := source{bearer: s.BearerToken, claim: s.JWTClaim, cookie: s.Cookie, parameter: s.QueryParameter, address: s.ClientIP}
 	if s.Header != nil {
-		kinds++
 		compiled.header = textproto.CanonicalMIMEHeaderKey(s.Header.Name)
 		compiled.spelled, compiled.strip = s.Header.Name, s.Header.Strip
 		if compiled.header == "" {
 			return source{}, errors.New("identity source: the header has no name")
 		}
 	}
-	if s.BearerToken {
-		kinds++
-	}
-	if s.ClientIP != nil {
-		kinds++
-	}
-	if kinds != 1 {
-		return source{}, errors.New("identity source: exactly one of header, bearerToken and clientIP must be set")
+	if a := s.ClientIP; a != nil && (a.TrustedHops < 0 || a.IPv6PrefixLength < 1 || a.IPv6PrefixLength > 128) {
+		return source{}, fmt.Errorf("identity source: no client's address has %d trusted hops and a prefix of %d bits", a.TrustedHops, a.IPv6PrefixLength)
 	}
 	return compiled, nil
 }
@@ -99,22 +104,29 @@ func (s *source) value(r *request) string {
 	case s.header != "":
 		return r.first(s.header)
 	case s.bearer:
-		return bearerIdentity(r.first("Authorization"))
-	case s.clientIP && r.remote.IsValid():
-		return r.remote.Unmap().WithZone("").String()
+		if token := bearerToken(r); token != "" {
+			return hashed(token)
+		}
+	case s.claim != "":
+		return claimOf(bearerToken(r), s.claim)
+	case s.cookie != "":
+		return cookieOf(r.fields, s.cookie)
+	case s.parameter != "":
+		return parameterOf(r.query, s.parameter)
+	case s.address != nil:
+		return addressOf(s.address, r)
 	}
 	return ""
 }
 
-// bearerIdentity is the hash of a bearer token (RFC 6750; the scheme has no
-// case, RFC 9110 section 11.1).
-func bearerIdentity(credentials string) string {
-	scheme, token, _ := strings.Cut(credentials, " ")
-	token = trimSpace(token)
-	if token == "" || !strings.EqualFold(scheme, "Bearer") {
+// bearerToken is the token of the field Authorization (RFC 6750; the scheme
+// has no case, RFC 9110 section 11.1), empty when there is none.
+func bearerToken(r *request) string {
+	scheme, token, _ := strings.Cut(r.first("Authorization"), " ")
+	if !strings.EqualFold(scheme, "Bearer") {
 		return ""
 	}
-	return hashed(token)
+	return trimSpace(token)
 }
 
 // boundedIdentity keeps an identity, or the hash of one that is too long.

@@ -59,6 +59,7 @@ type match struct {
 	methods []string
 	path    *ruleset.Path
 	regexp  *regexp.Regexp
+	headers []headerMatch
 }
 
 // compile checks a Ruleset and prepares it for matching.
@@ -140,6 +141,9 @@ func checkPolicy(namespace string, p *ruleset.Policy) error {
 	if len(p.Sources) == 0 {
 		return fmt.Errorf("sources are empty: a newer operator's, which this sidecar does not know")
 	}
+	if w := p.Wait; w != nil && (w.MaxWaitMillis < 1 || w.MaxWaiting < 1) {
+		return fmt.Errorf("wait: at most %d ms and %d requests: both must be at least 1", w.MaxWaitMillis, w.MaxWaiting)
+	}
 	return checkTakes(namespace, p)
 }
 
@@ -162,6 +166,13 @@ func checkTakes(namespace string, p *ruleset.Policy) error {
 
 func compileMatch(m ruleset.Match) (match, error) {
 	compiled := match{methods: m.Methods}
+	for _, h := range m.Headers {
+		header, err := compileHeaderMatch(h)
+		if err != nil {
+			return match{}, err
+		}
+		compiled.headers = append(compiled.headers, header)
+	}
 	if m.Path == nil {
 		return compiled, nil
 	}
@@ -173,7 +184,7 @@ func compileMatch(m ruleset.Match) (match, error) {
 	case ruleset.PathExact:
 		want.Value = normalPath(want.Value)
 	case ruleset.PathRegularExpression:
-		re, err := regexp.Compile(`\A(?:` + want.Value + `)\z`)
+		re, err := compileWhole(want.Value)
 		if err != nil {
 			return match{}, fmt.Errorf("match path: %w", err)
 		}
@@ -319,11 +330,20 @@ func (p *policy) matchesRequest(r *request, normalizedPath string) bool {
 	}
 	for i := range p.matches {
 		m := &p.matches[i]
-		if (len(m.methods) == 0 || slices.Contains(m.methods, r.method)) && m.matchesPath(normalizedPath) {
+		if (len(m.methods) == 0 || slices.Contains(m.methods, r.method)) && m.matchesPath(normalizedPath) && m.matchesHeaders(r) {
 			return true
 		}
 	}
 	return false
+}
+
+func (m *match) matchesHeaders(r *request) bool {
+	for i := range m.headers {
+		if !m.headers[i].holds(r) {
+			return false
+		}
+	}
+	return true
 }
 
 func (m *match) matchesPath(p string) bool {

@@ -176,9 +176,30 @@ func TestCompileRefuses(t *testing.T) {
 		"bad expression": func(p *ruleset.Policy) {
 			p.Match = []ruleset.Match{{Path: &ruleset.Path{Type: ruleset.PathRegularExpression, Value: "("}}}
 		},
+		"unknown header type": func(p *ruleset.Policy) {
+			p.Match = []ruleset.Match{{Headers: []ruleset.HeaderMatch{{Name: "X-Tier", Type: "Prefix", Value: "f"}}}}
+		},
+		"header type left out": func(p *ruleset.Policy) {
+			p.Match = []ruleset.Match{{Headers: []ruleset.HeaderMatch{{Name: "X-Tier", Value: "f"}}}}
+		},
+		"header without a name": func(p *ruleset.Policy) {
+			p.Match = []ruleset.Match{{Headers: []ruleset.HeaderMatch{{Type: ruleset.HeaderExact, Value: "f"}}}}
+		},
+		"bad expression of a header": func(p *ruleset.Policy) {
+			p.Match = []ruleset.Match{{Headers: []ruleset.HeaderMatch{{Name: "X-Tier", Type: ruleset.HeaderRegularExpression, Value: "("}}}}
+		},
 		"source of a newer operator": func(p *ruleset.Policy) { p.Sources = []ruleset.Source{{}} },
+		"fewer hops than none": func(p *ruleset.Policy) {
+			p.Sources = []ruleset.Source{{ClientIP: &ruleset.ClientIPSource{TrustedHops: -1, IPv6PrefixLength: 64}}}
+		},
+		"a network of no bits": func(p *ruleset.Policy) { p.Sources = []ruleset.Source{{ClientIP: &ruleset.ClientIPSource{}}} },
+		"a network longer than an address": func(p *ruleset.Policy) {
+			p.Sources = []ruleset.Source{{ClientIP: &ruleset.ClientIPSource{IPv6PrefixLength: 129}}}
+		},
+		"waiting for no time": func(p *ruleset.Policy) { p.Wait = &ruleset.Wait{MaxWaiting: 1} },
+		"waiting of nobody":   func(p *ruleset.Policy) { p.Wait = &ruleset.Wait{MaxWaitMillis: 1} },
 		"two kinds in one source": func(p *ruleset.Policy) {
-			p.Sources = []ruleset.Source{{BearerToken: true, ClientIP: &ruleset.ClientIPSource{}}}
+			p.Sources = []ruleset.Source{{BearerToken: true, ClientIP: &ruleset.ClientIPSource{IPv6PrefixLength: 64}}}
 		},
 		"no limits":        func(p *ruleset.Policy) { p.Limits = nil },
 		"limit of nothing": func(p *ruleset.Policy) { p.Limits = []ruleset.Limit{{Requests: 0, WindowMillis: 1}} },

@@ -125,12 +125,19 @@ func unnamed(p *policy) *refusal {
 	}
 }
 
-// wanted says where a policy looks for names.
+// wanted says what would have named the caller: the first of the sources.
 func (p *policy) wanted() string {
-	for i := range p.sources {
-		if p.sources[i].header != "" {
-			return "the header " + p.sources[i].spelled
-		}
+	switch s := &p.sources[0]; {
+	case s.header != "":
+		return "the header " + s.spelled
+	case s.claim != "":
+		return fmt.Sprintf("a JSON Web Token with the claim %q as bearer token in the header Authorization", s.claim)
+	case s.cookie != "":
+		return "the cookie " + s.cookie
+	case s.parameter != "":
+		return fmt.Sprintf("the parameter %q in the URL's query", s.parameter)
+	case s.address != nil:
+		return "it through the proxies that append to the header X-Forwarded-For"
 	}
 	return "a bearer token in the header Authorization"
 }

@@ -179,3 +179,29 @@ func TestRetryAfter(t *testing.T) {
 		}
 	}
 }
+
+// Who is refused unnamed learns what to send.
+func TestUnnamedSaysWhatToSend(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		source ruleset.Source
+		want   string
+	}{
+		{ruleset.Source{Header: &ruleset.HeaderSource{Name: "x-user-ID"}}, "Send the header x-user-ID."},
+		{ruleset.Source{BearerToken: true}, "Send a bearer token in the header Authorization."},
+		{ruleset.Source{JWTClaim: "sub"}, `Send a JSON Web Token with the claim "sub" as bearer token in the header Authorization.`},
+		{ruleset.Source{Cookie: "session"}, "Send the cookie session."},
+		{ruleset.Source{QueryParameter: "user"}, `Send the parameter "user" in the URL's query.`},
+		{
+			ruleset.Source{ClientIP: &ruleset.ClientIPSource{TrustedHops: 2, IPv6PrefixLength: 64}},
+			"Send it through the proxies that append to the header X-Forwarded-For.",
+		},
+	} {
+		reject := mustCompile(t, basic("p", func(p *ruleset.Policy) {
+			p.IfMissing, p.Sources = ruleset.IfMissingReject, []ruleset.Source{c.source}
+		})).policies[0]
+		if got := unnamed(reject).problem.Detail; !strings.HasSuffix(got, c.want) {
+			t.Errorf("%+v: %q, want it to end in %q", c.source, got, c.want)
+		}
+	}
+}
