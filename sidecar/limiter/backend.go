@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 
@@ -17,7 +18,10 @@ type backend struct {
 	cluster bool
 	// batch sends the takes; nil on Redis Cluster, where each goes by itself to
 	// the node that has its keys.
-	batch  *batcher
+	batch *batcher
+	clock func() int64 // see batcher
+	// memory of what the store has answered.
+	memory *memory
 	redact func(string) string
 	// calls under way; the client is closed after the last.
 	calls sync.WaitGroup
@@ -26,24 +30,58 @@ type backend struct {
 	stop context.CancelFunc
 }
 
-func newBackend(store ruleset.Store) (*backend, error) {
+func newBackend(store ruleset.Store, clock func() int64) (*backend, error) {
 	options, err := clientOptions(store)
 	if err != nil {
 		return nil, err
 	}
-	b := &backend{store: store, client: newClient(options), cluster: options.IsClusterMode, redact: redactor(store, options)}
+	b := &backend{store: store, client: newClient(options), cluster: options.IsClusterMode, redact: redactor(store, options), memory: newMemory(), clock: clock}
 	if !b.cluster {
-		b.batch = &batcher{client: b.client}
+		b.batch = b.alone()
 	}
 	b.ctx, b.stop = context.WithCancel(context.Background())
 	return b, nil
 }
 
+// alone is a batcher for calls that wait for no others.
+func (b *backend) alone() *batcher { return &batcher{client: b.client, clock: b.clock} }
+
 // close waits for the calls under way; no new one starts, see Limiter.swap.
 func (b *backend) close() {
 	b.stop()
 	b.calls.Wait()
+	b.settle(b.memory.sweep(true))
 	_ = b.client.Close()
+}
+
+// sweepMemory settles leases that have ended, until the backend does.
+func (b *backend) sweepMemory(every time.Duration) {
+	ticker := time.NewTicker(every)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-b.ctx.Done():
+			return
+		case <-ticker.C:
+			b.settle(b.memory.sweep(false))
+		}
+	}
+}
+
+// settle has Redis note how leases were used. It gives up when Redis does not
+// answer: what is not settled leaves with its window.
+func (b *backend) settle(leases []*command) {
+	for len(leases) > 0 {
+		n := min(len(leases), maxBatch)
+		if b.cluster {
+			n = 1
+		}
+		leases[0].deadline = time.Now().Add(b.store.Timeout())
+		if b.alone().call(leases[:n]) != nil {
+			return
+		}
+		leases = leases[n:]
+	}
 }
 
 // ping asks every server that decides. Its error wraps ErrStore.

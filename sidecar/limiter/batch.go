@@ -18,14 +18,18 @@ const maxBatch = 128
 type command struct {
 	verb, id string
 	quotas   []quota
+	// settle is decided before the take; nil: nothing is.
+	settle *command
+	// want so many more such takes for a lease of a length in nanoseconds; see
+	// take.lua for how the other verbs use it.
+	want, length int64
+	uses         []use // of a lease that is settled
 	// deadline of the answer.
 	deadline time.Time
-	// clock is nil but in tests: see Limiter.
-	clock func() int64
 	// done receives when reply or err is set, unless the command's own
 	// goroutine does that.
 	done  chan struct{}
-	reply []int64 // 1 + 3 for each quota
+	reply []int64 // 2 + 3 for each quota; none for settle
 	err   error
 }
 
@@ -34,6 +38,8 @@ type command struct {
 // cost few round trips.
 type batcher struct {
 	client redis.Scripter
+	// clock returns 0, for Redis's own time, but in tests: see Limiter.
+	clock func() int64
 
 	mu      sync.Mutex
 	flying  bool
@@ -118,35 +124,64 @@ func (b *batcher) send(batch []*command) {
 func (b *batcher) call(batch []*command) error {
 	ctx, cancel := context.WithDeadline(context.Background(), batch[0].deadline)
 	defer cancel()
-	quotas := 0
-	for _, c := range batch {
-		quotas += len(c.quotas)
-	}
-	keys := make([]string, 0, quotas)
-	args := make([]any, 0, 1+3*len(batch)+3*quotas)
+	var s script
 	now := ""
-	if clock := batch[0].clock; clock != nil {
-		now = strconv.FormatInt(clock(), 10)
+	if micros := b.clock(); micros != 0 {
+		now = strconv.FormatInt(micros, 10)
 	}
-	args = append(args, now)
+	s.args = append(make([]any, 0, 1+8*len(batch)), now)
+	s.keys = make([]string, 0, len(batch))
 	for _, c := range batch {
-		args = append(args, c.verb, c.id, len(c.quotas))
-		for i := range c.quotas {
-			q := &c.quotas[i]
-			keys = append(keys, q.key)
-			args = append(args, q.limit.Requests, q.limit.WindowMillis*1000, q.cost)
+		if c.settle != nil {
+			s.add(c.settle)
 		}
+		s.add(c)
 	}
-	reply, err := takeScript.Run(ctx, b.client, keys, args...).Int64Slice()
+	reply, err := takeScript.Run(ctx, b.client, s.keys, s.args...).Int64Slice()
 	if err != nil {
 		return err
 	}
-	if len(reply) != len(batch)+3*quotas {
-		return fmt.Errorf("%d numbers instead of %d from the script", len(reply), len(batch)+3*quotas)
+	if len(reply) != s.numbers {
+		return fmt.Errorf("%d numbers instead of %d from the script", len(reply), s.numbers)
 	}
 	for _, c := range batch {
-		n := 1 + 3*len(c.quotas)
+		n := c.numbers()
 		c.reply, reply = reply[:n], reply[n:]
 	}
 	return nil
+}
+
+// script is a call of take.lua in the making; numbers is how long its reply is.
+type script struct {
+	keys    []string
+	args    []any
+	numbers int
+}
+
+func (s *script) add(c *command) {
+	number := c.want
+	if c.verb == verbSettle {
+		number = int64(len(c.uses))
+	}
+	s.args = append(s.args, c.verb, c.id, len(c.quotas), number, c.length/1000)
+	for _, u := range c.uses {
+		s.args = append(s.args, u.takes, u.within)
+	}
+	for i := range c.quotas {
+		q := &c.quotas[i]
+		s.keys = append(s.keys, q.key)
+		if c.length > 0 {
+			s.keys = append(s.keys, q.key+":leases")
+		}
+		s.args = append(s.args, q.limit.Requests, q.limit.WindowMillis*1000, q.cost)
+	}
+	s.numbers += c.numbers()
+}
+
+// numbers of the script's reply that are the command's.
+func (c *command) numbers() int {
+	if c.verb == verbSettle {
+		return 0
+	}
+	return 2 + 3*len(c.quotas)
 }

@@ -19,10 +19,15 @@ var takeScript = redis.NewScript(takeSource)
 
 // The script's verbs.
 const (
-	verbTake = "take"
-	verbPeek = "peek"
-	verbGive = "give"
+	verbTake   = "take"
+	verbPeek   = "peek"
+	verbGive   = "give"
+	verbSettle = "settle"
 )
+
+// giveLength is how long a take may be given back that several nodes of a Redis
+// Cluster decide.
+const giveLength = 10 * time.Second
 
 // call is one Take or Remaining on its way through the store.
 type call struct {
@@ -33,13 +38,16 @@ type call struct {
 	// quotas: one alone, unless Redis Cluster places the keys apart.
 	groups [][]int
 	id     string
-	clock  func() int64
+	// takes are what the memory knows the quotas by, and request what it asks
+	// for.
+	takes   []Take
+	request request
 	// decision is written group by group.
 	decision Decision
 }
 
-func newCall(ctx context.Context, b *backend, quotas []quota, clock func() int64) *call {
-	c := &call{ctx: ctx, backend: b, quotas: quotas, id: newID(), clock: clock, groups: groupsOf(quotas, b.cluster)}
+func newCall(ctx context.Context, b *backend, takes []Take, quotas []quota) *call {
+	c := &call{ctx: ctx, backend: b, takes: takes, quotas: quotas, id: newID(), groups: groupsOf(quotas, b.cluster)}
 	c.decision.Quotas = make([]Quota, len(quotas))
 	return c
 }
@@ -76,22 +84,36 @@ func groupsOf(quotas []quota, cluster bool) [][]int {
 // take takes from each group in turn. When one refuses, what the others gave is
 // given back, and all say when they would admit.
 func (c *call) take() (Decision, error) {
-	for i, group := range c.groups {
-		admitted, err := c.run(c.ctx, verbTake, group)
-		if err != nil {
-			c.giveBack(c.groups[:i])
-			return Decision{}, err
-		}
-		if !admitted {
-			return c.refused(i)
-		}
+	memory := c.backend.memory
+	c.request = memory.asks(c.takes)
+	asked, err := c.takeGroups()
+	if err != nil {
+		memory.failed(c.takes, c.request, asked)
+		return Decision{}, err
 	}
-	c.decision.Admitted = true
+	c.decision.Admitted = asked.admitted()
+	memory.learn(c.takes, c.request, asked, c.decision)
 	return c.decision, nil
 }
 
+// takeGroups returns what was asked last.
+func (c *call) takeGroups() (asked *command, err error) {
+	for i, group := range c.groups {
+		if asked, err = c.run(c.ctx, verbTake, group); err != nil {
+			c.giveBack(c.groups[:i])
+			return asked, err
+		}
+		if !asked.admitted() {
+			return asked, c.refused(i)
+		}
+	}
+	return asked, nil
+}
+
+func (c *command) admitted() bool { return c.reply[0] == 1 }
+
 // refused ends a take that the group of an index refused.
-func (c *call) refused(refusing int) (Decision, error) {
+func (c *call) refused(refusing int) error {
 	for i, group := range c.groups {
 		verb := verbPeek
 		switch {
@@ -102,22 +124,22 @@ func (c *call) refused(refusing int) (Decision, error) {
 		}
 		if _, err := c.run(c.ctx, verb, group); err != nil {
 			c.giveBack(c.groups[min(i, refusing):refusing])
-			return Decision{}, err
+			return err
 		}
 	}
 	c.decision.RetryAfter = retryAfter(c.decision.Quotas)
-	return c.decision, nil
+	return nil
 }
 
 // peek asks every group and takes from none.
 func (c *call) peek() (Decision, error) {
 	c.decision.Admitted = true
 	for _, group := range c.groups {
-		admitted, err := c.run(c.ctx, verbPeek, group)
+		asked, err := c.run(c.ctx, verbPeek, group)
 		if err != nil {
 			return Decision{}, err
 		}
-		c.decision.Admitted = c.decision.Admitted && admitted
+		c.decision.Admitted = c.decision.Admitted && asked.admitted()
 	}
 	c.decision.RetryAfter = retryAfter(c.decision.Quotas)
 	return c.decision, nil
@@ -141,12 +163,21 @@ func (c *call) giveBack(groups [][]int) {
 }
 
 // run has the script decide over a group and notes the state of its quotas.
-func (c *call) run(ctx context.Context, verb string, group []int) (admitted bool, err error) {
+func (c *call) run(ctx context.Context, verb string, group []int) (asked *command, err error) {
 	deadline, ok := ctx.Deadline()
 	if !ok {
 		deadline = time.Now().Add(c.backend.store.Timeout())
 	}
-	asked := &command{verb: verb, id: c.id, quotas: c.quotas, deadline: deadline, clock: c.clock}
+	asked = &command{verb: verb, id: c.id, quotas: c.quotas, deadline: deadline}
+	switch {
+	case len(c.groups) > 1 && verb != verbPeek:
+		asked.length = giveLength.Nanoseconds()
+	case verb == verbTake:
+		asked.settle, asked.want = c.request.settle, c.request.want
+		if asked.want > 0 {
+			asked.length = c.request.length
+		}
+	}
 	if c.backend.batch != nil { // the group is all quotas
 		err = c.backend.batch.do(ctx, asked)
 	} else {
@@ -154,21 +185,20 @@ func (c *call) run(ctx context.Context, verb string, group []int) (admitted bool
 		for _, i := range group {
 			asked.quotas = append(asked.quotas, c.quotas[i])
 		}
-		alone := batcher{client: c.backend.client}
-		err = alone.call([]*command{asked})
+		err = c.backend.alone().call([]*command{asked})
 	}
 	if err != nil {
-		return false, err
+		return asked, err
 	}
 	for n, i := range group {
 		c.decision.Quotas[i] = Quota{
 			Take: c.quotas[i].take, Limit: c.quotas[i].limit,
-			Remaining:  asked.reply[1+3*n],
-			Reset:      micros(asked.reply[2+3*n]),
-			RetryAfter: micros(asked.reply[3+3*n]),
+			Remaining:  asked.reply[2+3*n],
+			Reset:      micros(asked.reply[3+3*n]),
+			RetryAfter: micros(asked.reply[4+3*n]),
 		}
 	}
-	return asked.reply[0] == 1, nil
+	return asked, nil
 }
 
 func micros(n int64) time.Duration { return time.Duration(n) * time.Microsecond }

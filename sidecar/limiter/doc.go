@@ -6,31 +6,35 @@
 // Time is the Redis server's, in microseconds. A quota is a triple (identity,
 // n, w): a caller of one service in one namespace, n units, a window of length
 // w. A take asks for a cost c ≥ 1 of some quotas at once. Let A be the takes
-// admitted, over all sidecars, t(a) the time at which Redis admitted a, and
-// c(a, q) what a took of quota q. Then
+// admitted, over all sidecars, t(a) the time at which a was admitted, by Redis or
+// from a lease, and c(a, q) what a took of quota q. Then
 //
 //   - Never over. For every quota q = (identity, n, w) and every instant x:
 //     Σ c(a, q) over a ∈ A with x−w < t(a) ≤ x is at most n.
 //   - Denials are free. A refused take adds nothing to any sum: what Redis
-//     holds after it is, byte for byte, what it held before.
+//     holds after it is, byte for byte, what it held before; most are remembered
+//     and need no Redis.
 //   - All or nothing. A take is in A for all its quotas or for none.
-//   - Never late. A take at time x is refused only if some quota's sum at x
-//     plus its cost exceeds n.
+//   - Never late, up to 128 units. A take at time x is refused only if some
+//     quota's sum at x plus its cost exceeds n. With n above 128 a unit may
+//     count for a slice (w/200) too long, and what leases hold counts.
 //   - Retry-After is exact. A refused take that comes again after RetryAfter
 //     is admitted if nobody took meanwhile, and refused a microsecond earlier.
 //     It is negative if and only if some cost exceeds its n.
 //   - Once. A take that is sent again because its reply was lost counts once.
-//   - Bounded memory. A quota holds at most n entries, of some 30 bytes up to
-//     128 entries and some 110 above, and none a second after its window
-//     passed without an admission.
+//   - Bounded memory. A quota holds at most 128 entries of some 30 bytes, or
+//     1,088 bytes and some 40 for each open lease; and nothing soon after its
+//     window has passed without an admission.
 //   - Bounded time. Take and Remaining return within the store's timeout (and
 //     10 ms for the scheduler), whatever Redis and the network do.
 //
 // # What holds them
 //
-// One sorted set for each identity and window has one member for each unit
-// admitted, its score the time of admission: the sum over (x−w, x] is a count
-// of scores. One Lua script (take.lua) reads the time, counts every quota,
+// A limit of up to 128 has an exact log: a sorted set for each identity and
+// window with one member for each unit admitted, its score the time of admission.
+// The sum over (x−w, x] is a count of scores. A larger one has a sliced log: a ring
+// of weights for 200 slices of the window, where a unit counts as if it was taken
+// at the end of its slice. One Lua script (take.lua) reads the time, counts every quota,
 // and only if all have room writes to any of them; Redis runs scripts one at a
 // time, so what it counted is still true when it writes. A refused take
 // returns before the first write.
@@ -42,12 +46,42 @@
 //
 // The members are random and new for each take, and are the same when the
 // client library sends the take again; the script answers "admitted" when it
-// finds them. Keys expire, in the same script, a second after the last unit
+// finds them. A sliced log keeps no members: there a take without a lease that is
+// sent again counts twice, in favour of the limit. Keys expire, in the same script, a second after the last unit
 // may have left.
 //
 // The server's clock may step back, as after a failover. Each key's time is
 // max(clock, its newest score), so its sums never shrink early. RetryAfter is
 // still counted from the clock, whose time the caller's will be.
+//
+// # Leases
+//
+// Far from a limit above 128 a process takes more units than it needs, at most an
+// eighth of what remains, for at most a sixth of the window and ten seconds. The
+// log has them as if they were used at the lease's end e. Then the process admits
+// by itself until e, by a clock that never steps and that began before it asked.
+//
+// Why no window is ever over: let g be the last grant, of a lease or of a single
+// take, among those that serve the window (x−w, x]. Every unit used in that
+// window was granted by then, and its place in the log is not before its use, so
+// it is after x−w ≥ g−w. Hence the script counted it at g, and the sum was at most
+// n. Where a lease has not been used at x, that only helps.
+//
+// Settling a lease moves its units to the slices in which they were used, told in
+// 32nds of its length and never before the use, and takes out those that nobody
+// used; the process uses none of them afterwards. So the argument holds on. The
+// script keeps open leases in a hash, so that one that is settled twice, or whose
+// grant's reply was lost, is settled once. A process that is killed leaves its
+// leases in the logs until a window after their ends.
+//
+// The size follows use: as much as the last lease served, or twice as much if it
+// was used up. An identity that is asked for once a while has none.
+//
+// # Remembered refusals
+//
+// The script says when the next unit leaves. Until then, counted from before it was
+// asked, the same take is refused without Redis: at most for 10 s, and for 1 s
+// where others may give back leases.
 //
 // # Redis Cluster
 //
@@ -61,8 +95,9 @@
 // # What Redis must allow
 //
 // An ACL user needs the keys ratelimit:* and the commands eval, evalsha, ping,
-// time, zadd, zcard, zcount, zrange, zrem, zremrangebyscore, zscore and pexpire;
-// on Redis Cluster also cluster|slots. With config|get the eviction policy is
+// time, type, get, set, setrange, del, zadd, zcard, zcount, zrange, zrem,
+// zremrangebyscore, zscore, hget, hset, hdel, hlen and pexpire; on Redis Cluster
+// also cluster|slots. With config|get the eviction policy is
 // checked. The tests run on Redis 7.0.
 //
 // # What breaks them
@@ -70,8 +105,8 @@
 //   - Redis losing acknowledged writes: a failover to a replica that had not
 //     received them, a restart without persistence, a flush, an eviction
 //     (maxmemory-policy other than noeviction, which is warned of). As many
-//     units are admitted again as entries were lost, and no more; the window
-//     heals as it slides.
+//     units are admitted again as entries were lost, and no more (and what
+//     leases held, which goes on being used); the window heals as it slides.
 //   - Redis not answering. Take returns ErrStore, and it is the policy's
 //     onStoreFailure that decides. Such a take may have been counted, and on
 //     Redis Cluster what it took before the failure is given back as soon as

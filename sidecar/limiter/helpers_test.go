@@ -4,10 +4,13 @@ import (
 	"bytes"
 	"context"
 	"log/slog"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/redis/go-redis/v9"
 
 	"github.com/weir-dev/weir/sidecar/ruleset"
 )
@@ -50,6 +53,13 @@ func mustTake(t tester, l *Limiter, takes ...Take) Decision {
 	return decision
 }
 
+// mustTakeAnew takes with nothing remembered, on a test's own clock.
+func mustTakeAnew(t tester, l *Limiter, takes ...Take) Decision {
+	t.Helper()
+	l.backend.memory.forget()
+	return mustTake(t, l, takes...)
+}
+
 func mustQuotas(t tester, takes []Take) []quota {
 	t.Helper()
 	quotas, err := quotasOf(takes)
@@ -65,6 +75,19 @@ func perMinute(identity string, requests int64) Take {
 		Namespace: "bondhu", Service: "spotify", Identity: identity,
 		Limits: []ruleset.Limit{{Requests: requests, WindowMillis: 60_000}},
 	}
+}
+
+// units is how many a log holds, of whichever kind.
+func units(t testing.TB, client redis.Cmdable, key string) int64 {
+	t.Helper()
+	if client.Type(t.Context(), key).Val() != "string" {
+		return client.ZCard(t.Context(), key).Val()
+	}
+	n, err := strconv.ParseInt(client.GetRange(t.Context(), key, 0, 15).Val(), 10, 64)
+	if err != nil {
+		t.Fatalf("reading the head of %s: %v", key, err)
+	}
+	return n
 }
 
 // eventually waits for a condition.
@@ -96,3 +119,12 @@ func (l *logged) String() string {
 }
 
 func (l *logged) count(text string) int { return strings.Count(l.String(), text) }
+
+// forget has the memory know nothing.
+func (m *memory) forget() {
+	for i := range m.shards {
+		m.shards[i].mu.Lock()
+		m.shards[i].entries = nil
+		m.shards[i].mu.Unlock()
+	}
+}

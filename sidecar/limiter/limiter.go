@@ -73,8 +73,12 @@ type Limiter struct {
 	// clock is nil: Redis has the time. Tests of the script's arithmetic give
 	// their own, in microseconds.
 	clock func() int64
+	// nanos is nil but in such tests: the time of the memory.
+	nanos func() int64
 	// healthInterval is the time between two health checks.
 	healthInterval time.Duration
+	// sweepInterval is how often leases that have ended are given back.
+	sweepInterval time.Duration
 
 	mu      sync.RWMutex
 	backend *backend       // nil: no store
@@ -90,7 +94,7 @@ func New(opts Options) *Limiter {
 	if log == nil {
 		log = slog.Default()
 	}
-	return &Limiter{log: log, metrics: newMetrics(opts.Registerer), healthInterval: 5 * time.Second}
+	return &Limiter{log: log, metrics: newMetrics(opts.Registerer), healthInterval: 5 * time.Second, sweepInterval: time.Second}
 }
 
 // Use decides from now on in another store, without waiting for it to answer;
@@ -109,7 +113,7 @@ func (l *Limiter) Use(store *ruleset.Store) error {
 	if l.backend != nil && l.backend.store == *store {
 		return nil
 	}
-	b, err := newBackend(*store)
+	b, err := newBackend(*store, l.micros)
 	if err != nil {
 		return err
 	}
@@ -117,9 +121,21 @@ func (l *Limiter) Use(store *ruleset.Store) error {
 		l.log.Warn("The Redis server's certificate is not verified: anyone on the way can read and answer. " +
 			"Give the store a caBundle instead of insecureSkipVerify.")
 	}
+	if l.nanos != nil {
+		b.memory.now = l.nanos
+	}
 	l.swap(b)
 	l.watch(b)
+	b.calls.Go(func() { b.sweepMemory(l.sweepInterval) })
 	return nil
+}
+
+// micros is the time that the script is told; 0: none.
+func (l *Limiter) micros() int64 {
+	if l.clock == nil {
+		return 0
+	}
+	return l.clock()
 }
 
 // swap replaces the backend; the caller holds l.mu, so no call starts in the
@@ -159,12 +175,20 @@ func (l *Limiter) acquire() *backend {
 // MaxCost, a name that makes no key, or the identity of another take of the
 // same call. No takes are admitted.
 func (l *Limiter) Take(ctx context.Context, takes []Take) (Decision, error) {
+	b := l.acquire()
+	if b != nil {
+		defer b.calls.Done()
+		if decision, ok := b.memory.answer(takes); ok {
+			l.metrics.remember(decision.Admitted)
+			return decision, nil
+		}
+	}
 	quotas, err := quotasOf(takes)
 	if err != nil || len(quotas) == 0 {
 		return Decision{Admitted: err == nil}, err
 	}
 	start := time.Now()
-	decision, err := l.decide(ctx, quotas, (*call).take)
+	decision, err := l.decide(ctx, b, takes, quotas, (*call).take)
 	l.metrics.observe(time.Since(start), decision.Admitted, err)
 	return decision, err
 }
@@ -176,7 +200,11 @@ func (l *Limiter) Remaining(ctx context.Context, takes []Take) (Decision, error)
 	if err != nil || len(quotas) == 0 {
 		return Decision{Admitted: err == nil}, err
 	}
-	decision, err := l.decide(ctx, quotas, (*call).peek)
+	b := l.acquire()
+	if b != nil {
+		defer b.calls.Done()
+	}
+	decision, err := l.decide(ctx, b, takes, quotas, (*call).peek)
 	if errors.Is(err, ErrStore) {
 		l.metrics.failures.Inc()
 	}
@@ -194,15 +222,14 @@ func (l *Limiter) Ping(ctx context.Context) error {
 	return b.ping(ctx)
 }
 
-func (l *Limiter) decide(ctx context.Context, quotas []quota, verb func(*call) (Decision, error)) (Decision, error) {
-	b := l.acquire()
+// decide asks the store of a backend, which is nil when there is none.
+func (l *Limiter) decide(ctx context.Context, b *backend, takes []Take, quotas []quota, verb func(*call) (Decision, error)) (Decision, error) {
 	if b == nil {
 		return Decision{}, errNoStore
 	}
-	defer b.calls.Done()
 	ctx, cancel := context.WithTimeout(ctx, b.store.Timeout())
 	defer cancel()
-	decision, err := verb(newCall(ctx, b, quotas, l.clock))
+	decision, err := verb(newCall(ctx, b, takes, quotas))
 	if err != nil {
 		return Decision{}, b.explain(err)
 	}

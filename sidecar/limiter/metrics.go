@@ -10,6 +10,7 @@ import (
 
 type metrics struct {
 	admitted, refused, failed prometheus.Observer
+	leased, remembered        prometheus.Counter
 	failures                  prometheus.Counter
 	up                        prometheus.Gauge
 }
@@ -21,10 +22,16 @@ func newMetrics(registerer prometheus.Registerer) *metrics {
 		Help:    "Time of a decision in Redis, by its result: admitted, refused, or failed.",
 		Buckets: []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1},
 	}, []string{"result"})
+	alone := factory.NewCounterVec(prometheus.CounterOpts{
+		Name: "weir_sidecar_takes_without_redis_total",
+		Help: "Decisions that needed no answer of Redis: admitted from a lease, or refused as before.",
+	}, []string{"result"})
 	return &metrics{
-		admitted: duration.WithLabelValues("admitted"),
-		refused:  duration.WithLabelValues("refused"),
-		failed:   duration.WithLabelValues("failed"),
+		leased:     alone.WithLabelValues("admitted"),
+		remembered: alone.WithLabelValues("refused"),
+		admitted:   duration.WithLabelValues("admitted"),
+		refused:    duration.WithLabelValues("refused"),
+		failed:     duration.WithLabelValues("failed"),
 		failures: factory.NewCounter(prometheus.CounterOpts{
 			Name: "weir_sidecar_store_failures_total",
 			Help: "Decisions that Redis did not make within the store timeout.",
@@ -33,6 +40,15 @@ func newMetrics(registerer prometheus.Registerer) *metrics {
 			Name: "weir_sidecar_store_up",
 			Help: "1 when Redis answered the last health check, 0 when it did not or no store is known.",
 		}),
+	}
+}
+
+// remember counts a take that the memory decided.
+func (m *metrics) remember(admitted bool) {
+	if admitted {
+		m.leased.Inc()
+	} else {
+		m.remembered.Inc()
 	}
 }
 

@@ -78,6 +78,7 @@ func checkModel(t *testing.T, url string, back bool) {
 			if !taking {
 				ask = l.Remaining
 			}
+			l.backend.memory.forget()
 			got, err := ask(context.Background(), takes)
 			if err != nil {
 				t.Fatalf("asking for %+v: %v", takes, err)
@@ -122,16 +123,16 @@ func TestRetryAfterIsExact(t *testing.T) {
 		for range 30 {
 			takes := drawTakes(t, identities)
 			now += rapid.Int64Range(-1_000_000, 20_000_000).Draw(t, "step")
-			decision := mustTake(t, l, takes...)
+			decision := mustTakeAnew(t, l, takes...)
 			if decision.Admitted || decision.RetryAfter < 0 {
 				continue
 			}
 			now += decision.RetryAfter.Microseconds() - 1
-			if early := mustTake(t, l, takes...); early.Admitted || early.RetryAfter != time.Microsecond {
+			if early := mustTakeAnew(t, l, takes...); early.Admitted || early.RetryAfter != time.Microsecond {
 				t.Fatalf("a microsecond before RetryAfter: %+v, want refused with RetryAfter 1µs", early)
 			}
 			now++
-			if late := mustTake(t, l, takes...); !late.Admitted {
+			if late := mustTakeAnew(t, l, takes...); !late.Admitted {
 				t.Fatalf("at RetryAfter: %+v, want admitted", late)
 			}
 		}
@@ -158,15 +159,15 @@ func TestDenialsWriteNothing(t *testing.T) {
 	}
 	one := Take{Namespace: "n", Service: "s", Identity: "one", Limits: []ruleset.Limit{{Requests: 2, WindowMillis: 60_000}}}
 	two := Take{Namespace: "n", Service: "s", Identity: "two", Limits: []ruleset.Limit{{Requests: 5, WindowMillis: 60_000}}}
-	mustTake(t, l, one)
+	mustTakeAnew(t, l, one)
 	now += 50_000_000
-	mustTake(t, l, one)
-	mustTake(t, l, two)
+	mustTakeAnew(t, l, one)
+	mustTakeAnew(t, l, two)
 	two.Cost = 5
 	now += 20_000_000 // the first unit has left its window, but is not trimmed
 	before := dump()
 	for _, takes := range [][]Take{{one, two}, {two, one}, {two}} {
-		if decision := mustTake(t, l, takes...); decision.Admitted {
+		if decision := mustTakeAnew(t, l, takes...); decision.Admitted {
 			t.Fatalf("%v: admitted, want refused", takes)
 		}
 	}
@@ -193,11 +194,12 @@ func TestRepeatedCallCountsOnce(t *testing.T) {
 		server := redistest.Start(t)
 		l, client := newLimiter(t, server.URL()), server.Client()
 		now := int64(epoch)
-		quotas := mustQuotas(t, []Take{{
+		takes := []Take{{
 			Namespace: "n", Service: "s", Identity: "u", Cost: test.cost, Limits: []ruleset.Limit{
 				{Requests: test.limit, WindowMillis: 10}, {Requests: test.limit, WindowMillis: 60_000},
 			},
-		}})
+		}}
+		quotas := mustQuotas(t, takes)
 		short, long := quotas[0].key, quotas[1].key
 		take := func(c *call) {
 			t.Helper()
@@ -212,8 +214,8 @@ func TestRepeatedCallCountsOnce(t *testing.T) {
 				t.Errorf("%s, %s: %s has %d units, want %d", test.reason, when, key, n, want)
 			}
 		}
-		clock := func() int64 { return now }
-		call, other := newCall(t.Context(), l.backend, quotas, clock), newCall(t.Context(), l.backend, quotas, clock)
+		l.clock = func() int64 { return now }
+		call, other := newCall(t.Context(), l.backend, takes, quotas), newCall(t.Context(), l.backend, takes, quotas)
 		take(call)
 		before := client.ZRangeWithScores(t.Context(), long, 0, -1).Val()
 		now++

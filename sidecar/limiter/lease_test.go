@@ -1,0 +1,231 @@
+package limiter
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/weir-dev/weir/sidecar/ruleset"
+	"github.com/weir-dev/weir/test/redistest"
+)
+
+// fleet is some sidecars on a clock of the test's, and all they have admitted.
+type fleet struct {
+	now      int64 // microseconds
+	limiters []*Limiter
+	admitted []admission
+}
+
+type admission struct{ time, cost int64 }
+
+func newFleet(t *testing.T, url string, n int) *fleet {
+	f := &fleet{now: epoch}
+	for range n {
+		l := New(Options{})
+		l.sweepInterval = time.Hour // the tests do that
+		l.clock = func() int64 { return f.now }
+		l.nanos = func() int64 { return f.now * 1000 }
+		t.Cleanup(l.Close)
+		if err := l.Use(&ruleset.Store{URL: url, TimeoutMillis: patience.Milliseconds()}); err != nil {
+			t.Fatal(err)
+		}
+		f.limiters = append(f.limiters, l)
+	}
+	return f
+}
+
+// take asks a sidecar and fails when a window is over its limit.
+func (f *fleet) take(t tester, sidecar int, take Take) bool {
+	t.Helper()
+	d := mustTake(t, f.limiters[sidecar], take)
+	if !d.Admitted {
+		return false
+	}
+	f.admitted = append(f.admitted, admission{f.now, max(take.Cost, 1)})
+	for _, limit := range take.Limits {
+		if sum := f.sum(limit.WindowMillis * 1000); sum > limit.Requests {
+			t.Fatalf("at epoch+%d µs %d units are in a window of %v for %d", f.now-epoch, sum, limit.Window(), limit.Requests)
+		}
+	}
+	return true
+}
+
+// sum of the units of the window of some microseconds that ends now.
+func (f *fleet) sum(window int64) int64 {
+	var sum int64
+	for _, a := range f.admitted {
+		if a.time > f.now-window {
+			sum += a.cost
+		}
+	}
+	return sum
+}
+
+// settle has a sidecar give back all that it has.
+func (f *fleet) settle(sidecar int) {
+	b := f.limiters[sidecar].backend
+	b.settle(b.memory.sweep(true))
+}
+
+// Whatever sidecars do, at no instant is a window over its limit, while leases
+// are taken, used, given back and lost, and limits edited. Once all leases are
+// settled, Redis counts what was used, each unit at most a slice and a part of a
+// lease too long.
+func TestLeasesAreNeverOver(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	f, run := newFleet(t, server.URL(), 3), 0
+	rapid.Check(t, func(rt *rapid.T) {
+		run++
+		f.now, f.admitted = f.now+1_000_000_000, nil
+		const window = 60_000_000
+		take := Take{Namespace: "n", Service: "s", Identity: fmt.Sprint(run), Limits: []ruleset.Limit{{Requests: 200, WindowMillis: window / 1000}}}
+		if rapid.Bool().Draw(rt, "another limit") {
+			take.Limits = append(take.Limits, ruleset.Limit{Requests: 500, WindowMillis: 300_000})
+		}
+		for range rapid.IntRange(1, 60).Draw(rt, "steps") {
+			sidecar := rapid.IntRange(0, 2).Draw(rt, "sidecar")
+			switch rapid.IntRange(0, 9).Draw(rt, "what") {
+			case 0: // killed
+				f.limiters[sidecar].backend.memory.forget()
+			case 1:
+				f.settle(sidecar)
+			case 2:
+				b := f.limiters[sidecar].backend
+				b.settle(b.memory.sweep(false))
+			case 3:
+				take.Limits[0].Requests = rapid.SampledFrom([]int64{100, 129, 200, 300}).Draw(rt, "limit")
+			case 4:
+				f.now += rapid.SampledFrom([]int64{1, 300_000, 9_500_000, 49_000_000, 50_500_000, 60_000_000}).Draw(rt, "step")
+			case 5: // until it is refused
+				for range 400 {
+					if !f.take(rt, sidecar, take) {
+						break
+					}
+				}
+			case 6:
+				take.Cost = rapid.Int64Range(1, 3).Draw(rt, "cost")
+			default:
+				for range rapid.IntRange(1, 80).Draw(rt, "takes") {
+					f.take(rt, sidecar, take)
+					f.now += rapid.SampledFrom([]int64{0, 7, 20_000, 900_000}).Draw(rt, "pause")
+				}
+			}
+		}
+	})
+}
+
+// A lease that is used at its very end is not counted as used at its beginning,
+// whether it is settled or its sidecar is killed first.
+func TestLateUseOfALeaseIsNotForgottenEarly(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	for _, killed := range []bool{false, true} {
+		f := newFleet(t, server.URL(), 2)
+		take := perMinute(fmt.Sprint(killed), 400)
+		begin, memory, left := f.now, f.limiters[0].backend.memory, int64(0)
+		for range 200 {
+			f.take(t, 0, take)
+			if e := memory.entryOf(take); e.lease != nil && e.lease.left > left {
+				left = e.lease.left
+			} else if left > 20 {
+				break
+			}
+		}
+		left = memory.entryOf(take).lease.left
+		f.now = begin + leaseLength([]Take{take})/1000 - 50_000
+		for range left {
+			f.take(t, 0, take)
+		}
+		if killed {
+			memory.forget()
+		} else {
+			f.settle(0)
+		}
+		for f.now = begin + 60_000_000; f.now < begin+75_000_000; f.now += 100_000 {
+			for f.take(t, 1, take) {
+			}
+		}
+		if sum := f.sum(60_000_000); sum < 396 {
+			t.Errorf("killed %t: %d units in the window at the end, want about 400", killed, sum)
+		}
+	}
+}
+
+// What sidecars have not used is there for others as soon as it is given back,
+// and what they have used leaves nearly as if it had been taken one by one.
+func TestLeasesAreSettled(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	f := newFleet(t, server.URL(), 3)
+	const window, slice = 60_000_000, 300_000
+	take := perMinute("u", 3000)
+	leased := 0
+	for i := range 2000 {
+		f.take(t, i%2, take)
+		f.now += 17_000
+		for _, l := range f.limiters {
+			if e := l.backend.memory.entryOf(take); e != nil && e.lease != nil {
+				leased++
+			}
+		}
+	}
+	if leased < 1000 {
+		t.Errorf("%d takes of 2000 found a lease, want most", leased)
+	}
+	f.settle(0)
+	f.settle(1)
+	key := mustQuotas(t, []Take{take})[0].key
+	for range 300 {
+		f.now += 250_000
+		f.limiters[2].backend.memory.forget()
+		d := mustTake(t, f.limiters[2], Take{Namespace: take.Namespace, Service: take.Service, Identity: take.Identity, Limits: take.Limits, Cost: 3000})
+		if d.Admitted {
+			return // all have left
+		}
+		held := take.Limits[0].Requests - d.Quotas[0].Remaining
+		least := f.sum(window)
+		most := f.sum(window + 2*slice + int64(leaseLength([]Take{take}))/1000/leaseParts)
+		if held < least || held > most {
+			t.Fatalf("at epoch+%d µs %s holds %d units, want from %d to %d", f.now-epoch, key, held, least, most)
+		}
+	}
+	t.Errorf("units stay in %s", key)
+}
+
+// A lost reply costs nothing once the lease is settled; a sidecar that is gone
+// costs its lease for a window.
+func TestUnusedLeasesAreGivenBackAfterALostReply(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	f := newFleet(t, server.URL(), 1)
+	take, b := perMinute("u", 3000), f.limiters[0].backend
+	quotas := mustQuotas(t, []Take{take})
+	lost := &command{verb: verbTake, id: newID(), quotas: quotas, want: 100, length: int64(time.Second), deadline: time.Now().Add(patience)}
+	for range 2 { // as the client library repeats it
+		if err := b.alone().call([]*command{lost}); err != nil {
+			t.Fatal(err)
+		}
+		if lost.reply[0] != 1 || lost.reply[1] != 100 {
+			t.Fatalf("reply %v, want admitted with a lease of 100", lost.reply)
+		}
+	}
+	if n := units(t, server.Client(), quotas[0].key); n != 101 {
+		t.Errorf("taken twice: %d units, want 101", n)
+	}
+	for range 2 {
+		b.settle([]*command{lost.unused()})
+		if n := units(t, server.Client(), quotas[0].key); n != 1 {
+			t.Errorf("settled: %d units, want 1", n)
+		}
+	}
+}
+
+// entryOf is what is known of a take.
+func (m *memory) entryOf(take Take) *entry {
+	s, _, e := m.find([]Take{take})
+	defer s.mu.Unlock()
+	return e
+}

@@ -1,0 +1,315 @@
+package limiter
+
+import (
+	"hash/maphash"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+const (
+	// maxEntries bounds a memory, to some 100 MiB. Takes beyond go to Redis.
+	maxEntries = 256 << 10
+	shardCount = 16
+	// A refusal is remembered for as long as it surely holds, but not longer than
+	// this: Redis may lose what it counted. Where there are leases others may
+	// give back theirs.
+	maxDenial       = 10 * time.Second
+	maxLeasedDenial = time.Second
+)
+
+// memory is what this process can decide by itself: takes that it has leases
+// for, and those that were refused and cannot be admitted yet. It belongs to
+// one store.
+type memory struct {
+	seed maphash.Seed
+	// now is a clock in nanoseconds that never steps.
+	now    func() int64
+	shards [shardCount]shard
+
+	mu sync.Mutex
+	// over are leases to settle.
+	over []*command
+}
+
+// maxOver bounds the leases that wait to be settled. Of more, what was not used
+// leaves with its window.
+const maxOver = 64 << 10
+
+type shard struct {
+	mu      sync.Mutex // guards the entries, too
+	entries map[uint64]*entry
+}
+
+// entry is what is known of some takes that were asked for together.
+type entry struct {
+	takes []Take
+	// seen is when they were last asked for.
+	seen int64
+	// lease is the one in use; want the takes that the next one should have, and
+	// asking whether it is asked for.
+	lease  *lease
+	want   int64
+	asking bool
+	// quotas as they were at a time; refused until another.
+	quotas []Quota
+	at     int64
+	until  int64
+}
+
+func newMemory() *memory {
+	start := time.Now()
+	return &memory{seed: maphash.MakeSeed(), now: func() int64 { return int64(time.Since(start)) }}
+}
+
+func (m *memory) hash(takes []Take) uint64 {
+	var h maphash.Hash
+	h.SetSeed(m.seed)
+	for i := range takes {
+		t := &takes[i]
+		h.WriteString(t.Namespace)
+		h.WriteByte('/')
+		h.WriteString(t.Service)
+		h.WriteByte(':')
+		h.WriteString(t.Identity)
+		h.WriteByte(byte(t.Cost))
+		h.WriteByte(0)
+	}
+	return h.Sum64()
+}
+
+// find locks the shard of some takes and returns it with their entry, if any.
+func (m *memory) find(takes []Take) (*shard, uint64, *entry) {
+	hash := m.hash(takes)
+	s := &m.shards[hash%shardCount]
+	s.mu.Lock()
+	return s, hash, s.entries[hash]
+}
+
+// names reports whether the entry is of these takes, whatever their limits.
+func (e *entry) names(takes []Take) bool {
+	return slices.EqualFunc(e.takes, takes, func(a, b Take) bool {
+		return a.Namespace == b.Namespace && a.Service == b.Service && a.Identity == b.Identity && max(a.Cost, 1) == max(b.Cost, 1)
+	})
+}
+
+// is reports whether the entry is of these takes.
+func (e *entry) is(takes []Take) bool {
+	return e.names(takes) && slices.EqualFunc(e.takes, takes, func(a, b Take) bool { return slices.Equal(a.Limits, b.Limits) })
+}
+
+// answer decides without Redis, if it can.
+func (m *memory) answer(takes []Take) (decision Decision, decided bool) {
+	s, _, e := m.find(takes)
+	defer s.mu.Unlock()
+	if e == nil || !e.is(takes) {
+		return Decision{}, false
+	}
+	now := m.now()
+	e.seen = now
+	switch {
+	case now < e.until:
+		decision.Quotas = e.quotasAt(now)
+		decision.RetryAfter = retryAfter(decision.Quotas)
+	case e.lease != nil && e.lease.use(now):
+		decision.Admitted = true
+		decision.Quotas = e.quotasAt(now)
+	default:
+		return Decision{}, false
+	}
+	return decision, true
+}
+
+// quotasAt are the quotas as far as they are known. What is left of the lease
+// remains to be taken here.
+func (e *entry) quotasAt(now int64) []Quota {
+	passed := time.Duration(now - e.at)
+	quotas := slices.Clone(e.quotas)
+	for i := range quotas {
+		q := &quotas[i]
+		if e.lease != nil {
+			q.Remaining += e.lease.left * max(e.takes[q.Take].Cost, 1)
+		}
+		q.Reset = max(q.Reset-passed, 0)
+		if q.RetryAfter > 0 {
+			q.RetryAfter = max(q.RetryAfter-passed, 1)
+		}
+	}
+	return quotas
+}
+
+// request is what a take asks of Redis for the memory's sake.
+type request struct {
+	// want so many more takes for a lease of a length in nanoseconds.
+	want, length int64
+	// settle an ended lease, before the take; nil: none.
+	settle *command
+	start  int64
+}
+
+// asks says what to ask of Redis beside the takes.
+func (m *memory) asks(takes []Take) request {
+	s, hash, e := m.find(takes)
+	defer s.mu.Unlock()
+	r := request{start: m.now(), length: leaseLength(takes)}
+	switch {
+	case e == nil:
+		if r.length > 0 {
+			s.remember(hash, takes, r.start)
+		}
+		return r
+	case !e.is(takes):
+		if e.names(takes) { // the limits have changed
+			r.settle = e.end(r.start)
+			delete(s.entries, hash)
+		}
+		return r
+	}
+	since := r.start - e.seen
+	e.seen = r.start
+	if e.asking || e.lease != nil && e.lease.left > 0 && r.start < e.lease.end { // another has just brought it
+		return r
+	}
+	r.settle = e.end(r.start)
+	if r.length > 0 && since < r.length {
+		e.asking = true
+		r.want = max(e.want, 2)
+	}
+	return r
+}
+
+// end ends the lease and says how to settle it; nil when there is none. The next
+// one should be for as many takes as this one was used for, or twice as many if
+// it was used up.
+func (e *entry) end(now int64) *command {
+	l := e.lease
+	if l == nil {
+		return nil
+	}
+	if e.want = l.usedInAll; now < l.end {
+		e.want = min(2*e.want, maxLeaseTakes)
+	}
+	e.lease = nil
+	quotas, err := quotasOf(e.takes)
+	if err != nil {
+		return nil // they were taken
+	}
+	return l.settle(quotas)
+}
+
+// settle is the command that does it.
+func (l *lease) settle(quotas []quota) *command {
+	return &command{verb: verbSettle, id: l.id, quotas: quotas, uses: l.uses(), length: l.length}
+}
+
+// remember makes an entry, if there is room.
+func (s *shard) remember(hash uint64, takes []Take, now int64) *entry {
+	if len(s.entries) >= maxEntries/shardCount {
+		return nil
+	}
+	if s.entries == nil {
+		s.entries = map[uint64]*entry{}
+	}
+	e := &entry{takes: make([]Take, len(takes)), seen: now}
+	for i, t := range takes {
+		t.Namespace, t.Service, t.Identity = strings.Clone(t.Namespace), strings.Clone(t.Service), strings.Clone(t.Identity)
+		t.Limits = slices.Clone(t.Limits)
+		e.takes[i] = t
+	}
+	s.entries[hash] = e
+	return e
+}
+
+// learn notes what Redis has answered to a request.
+func (m *memory) learn(takes []Take, r request, c *command, d Decision) {
+	leased := c.reply[1]
+	s, hash, e := m.find(takes)
+	defer s.mu.Unlock()
+	now := m.now()
+	if e == nil && !d.Admitted && d.RetryAfter > 0 {
+		e = s.remember(hash, takes, now)
+	}
+	if e == nil || !e.is(takes) {
+		if leased > 0 {
+			m.later(c.unused())
+		}
+		return
+	}
+	if r.want > 0 {
+		e.asking = false
+	}
+	e.at, e.quotas, e.until = now, append(e.quotas[:0], d.Quotas...), 0
+	if !d.Admitted && d.RetryAfter > 0 {
+		longest := maxDenial
+		if r.length > 0 {
+			longest = maxLeasedDenial
+		}
+		e.until = r.start + int64(min(d.RetryAfter, longest))
+	}
+	if leased > 0 {
+		e.lease = &lease{id: c.id, begin: r.start, end: r.start + r.length - r.length/256, length: r.length, left: leased}
+	}
+}
+
+// failed notes that Redis did not answer a request. It may have granted a lease,
+// and settled one: settling twice is settling once.
+func (m *memory) failed(takes []Take, r request, c *command) {
+	m.later(r.settle)
+	if r.want == 0 {
+		return
+	}
+	m.later(c.unused())
+	s, _, e := m.find(takes)
+	defer s.mu.Unlock()
+	if e != nil && e.is(takes) {
+		e.asking = false
+	}
+}
+
+// unused settles the lease of a take that nobody used.
+func (c *command) unused() *command {
+	return &command{verb: verbSettle, id: c.id, quotas: c.quotas, length: c.length}
+}
+
+// later has a lease settled with the next sweep.
+func (m *memory) later(settle *command) {
+	if settle == nil {
+		return
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if len(m.over) < maxOver {
+		m.over = append(m.over, settle)
+	}
+}
+
+// sweep forgets what is over, and returns the leases to settle: those that have
+// ended or been used up, or all.
+func (m *memory) sweep(all bool) []*command {
+	for i := range m.shards {
+		m.shards[i].sweep(m, all)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	over := m.over
+	m.over = nil
+	return over
+}
+
+func (s *shard) sweep(m *memory, all bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := m.now()
+	for hash, e := range s.entries {
+		if l := e.lease; l != nil && (all || l.left == 0 || now >= l.end) {
+			m.later(e.end(now))
+		}
+		if e.lease == nil && !e.asking && now >= e.until && now-e.seen > leaseLength(e.takes) {
+			delete(s.entries, hash)
+		}
+	}
+	if len(s.entries) == 0 {
+		s.entries = nil // a map keeps the memory of its largest size
+	}
+}
