@@ -12,6 +12,8 @@ const (
 	maxLeaseLength = 10 * time.Second
 	// maxLeaseTakes bounds a lease, far above what SHARE in take.lua leaves.
 	maxLeaseTakes = 1_000_000
+	// firstLeaseTakes bounds the first lease of a caller, whose pace is hardly known.
+	firstLeaseTakes = 32
 	// leaseParts are how exactly the times of use are told.
 	leaseParts = 32
 )

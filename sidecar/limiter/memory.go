@@ -174,7 +174,9 @@ func (m *memory) asks(takes []Take) request {
 	r.settle = e.end(r.start)
 	if r.length > 0 && since < r.length {
 		e.asking = true
-		r.want = max(e.want, 2)
+		if r.want = e.want; r.want == 0 { // as many as come at this pace
+			r.want = min(max(r.length/max(since, 1), 1), firstLeaseTakes)
+		}
 	}
 	return r
 }

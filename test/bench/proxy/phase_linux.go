@@ -7,8 +7,10 @@ import (
 )
 
 const (
-	// warmUp precedes what is measured.
-	warmUp = 250 * time.Millisecond
+	// warmUp precedes what is measured, and so many requests of each user: with
+	// their first two a sidecar knows nothing of them.
+	warmUp     = 250 * time.Millisecond
+	warmUpEach = 3
 	// measured is how long a phase is measured.
 	measured = time.Second
 	// atOnce are the requests on the way when they are counted.
@@ -23,6 +25,7 @@ type phase struct {
 	read    func() (cpuUse, error) // reads the CPU times
 	before  cpuUse
 	started time.Time
+	warming int       // requests, before
 	began   time.Time // the measured part; zero before
 	ended   bool
 	result  sample
@@ -74,7 +77,8 @@ func (p *phase) received(one *connection) error {
 	case p.ended:
 		return nil
 	case p.began.IsZero():
-		if now.Sub(p.started) >= warmUp {
+		p.warming++
+		if now.Sub(p.started) >= warmUp && (p.traffic == Refused || p.warming >= warmUpEach*users) {
 			if err := p.begin(); err != nil {
 				return err
 			}
