@@ -227,7 +227,7 @@ func (s *session) write(a *answer, bodiless, keepAlive, last bool) error {
 	s.writing.Lock()
 	defer s.writing.Unlock()
 	s.scratch = a.appendHTTP1(s.scratch[:0], bodiless, keepAlive, last)
-	_, err := s.client.Write(s.scratch)
+	err := s.client.send(s.scratch)
 	return err
 }
 
@@ -307,7 +307,7 @@ func appendLine(b []byte, name, value string) []byte {
 func (s *session) sendRequest(data []byte, piece int) error {
 	size := s.in.size
 	if !s.edits() {
-		_, err := s.up.Conn.Write(data[:size+piece])
+		err := s.up.send(data[:size+piece])
 		s.client.consume(size + piece)
 		return err
 	}
@@ -320,7 +320,7 @@ func (s *session) sendRequest(data []byte, piece int) error {
 	if s.in.chunked && s.stripsAny() && s.body.state == chunksDone {
 		s.scratch = s.appendTrailers(s.scratch)
 	}
-	_, err := s.up.Conn.Write(s.scratch)
+	err := s.up.send(s.scratch)
 	s.client.consume(size + piece)
 	return err
 }
@@ -347,7 +347,7 @@ func (s *session) sendChunks() bool {
 			}
 		}
 		if len(piece) > 0 {
-			if _, err := s.up.Conn.Write(piece); err != nil {
+			if err := s.up.send(piece); err != nil {
 				return s.uploadEnded(writeError{err})
 			}
 		}

@@ -223,7 +223,7 @@ func (s *session) send(data []byte, last bool) error {
 	if len(data) == 0 {
 		return nil
 	}
-	_, err := s.client.Conn.Write(data)
+	err := s.client.send(data)
 	return err
 }
 

@@ -44,6 +44,10 @@ type stream struct {
 	// readReady reads once into a fresh buffer, for raw.Read; made once.
 	readReady func(fd uintptr) bool
 	failed    error
+	// writeReady writes what is unsent, for raw.Write; made once.
+	writeReady func(fd uintptr) bool
+	unsent     []byte
+	unsendable error
 }
 
 // open begins to use a connection.
@@ -55,7 +59,7 @@ func (s *stream) open(c net.Conn) {
 	}
 	if raw, err := tcp.SyscallConn(); err == nil {
 		s.socket, s.raw = tcp, raw
-		s.readReady = s.readFresh
+		s.readReady, s.writeReady = s.readFresh, s.writeUnsent
 	}
 }
 
@@ -125,7 +129,7 @@ func (s *stream) lend() {
 func (s *stream) readFresh(fd uintptr) bool {
 	s.lend()
 	for {
-		n, err := syscall.Read(int(fd), s.buf[:len(s.buf)-spareBytes])
+		n, err := readSocket(fd, s.buf[:len(s.buf)-spareBytes])
 		switch {
 		case err == syscall.EINTR:
 			continue
@@ -142,6 +146,39 @@ func (s *stream) readFresh(fd uintptr) bool {
 			s.end, s.failed = n, nil
 		}
 		return true
+	}
+}
+
+// send writes all of p.
+func (s *stream) send(p []byte) error {
+	if s.raw == nil || len(p) == 0 {
+		_, err := s.Conn.Write(p)
+		return err
+	}
+	s.unsent, s.unsendable = p, nil
+	err := s.raw.Write(s.writeReady)
+	s.unsent = nil
+	if err != nil {
+		return err
+	}
+	return s.unsendable
+}
+
+func (s *stream) writeUnsent(fd uintptr) bool {
+	for {
+		n, err := writeSocket(fd, s.unsent)
+		switch {
+		case err == syscall.EINTR:
+			continue
+		case err == syscall.EAGAIN:
+			return false
+		case err != nil:
+			s.unsendable = err
+			return true
+		}
+		if s.unsent = s.unsent[n:]; len(s.unsent) == 0 {
+			return true
+		}
 	}
 }
 
@@ -209,7 +246,7 @@ func (s *stream) reset() {
 // comes. Between sockets it splices: the bytes stay in the kernel.
 func (s *stream) copyAll(dst *stream) error {
 	if !s.empty() {
-		if _, err := dst.Conn.Write(s.bytes()); err != nil {
+		if err := dst.send(s.bytes()); err != nil {
 			return err
 		}
 		s.release()
@@ -249,7 +286,7 @@ func (s *stream) copyExactly(dst *stream, n int64) error {
 		}
 		part := s.bytes()
 		part = part[:min(int64(len(part)), n)]
-		if _, err := dst.Conn.Write(part); err != nil {
+		if err := dst.send(part); err != nil {
 			return err
 		}
 		n -= int64(len(part))
