@@ -96,6 +96,8 @@ type hold struct {
 	claim int
 	// watched ends when nobody waits for the answer; nil before it has slept.
 	watched context.Context
+	// cancelled: it has ended.
+	cancelled bool
 }
 
 // wait returns what was decided in the end. refused is the denial that begins
@@ -114,11 +116,11 @@ func (h *hold) wait(ctx context.Context, direction ruleset.Direction, r *request
 	h.watched, stop = h.from.watch(ctx)
 	defer stop()
 	for at.outcome == outcomeHeld {
-		switch awake := h.sleep(at.until); {
-		case awake:
+		h.sleep(at.until)
+		switch {
 		case ctx.Err() != nil:
 			return limiter.Decision{}, outcomeGone
-		default: // the client may read its answer yet
+		case h.cancelled: // yet the client may read its answer
 			at = h.unserved(ctx)
 			return at.decision, at.outcome
 		}
@@ -207,9 +209,8 @@ func (h *hold) unserved(ctx context.Context) step {
 	return step{decision: d, outcome: o}
 }
 
-// sleep returns at the time, earlier when there is something to look at, and
-// false when nobody waits for the request any longer.
-func (h *hold) sleep(until time.Time) bool {
+// sleep returns at the time, and earlier when there is something to look at.
+func (h *hold) sleep(until time.Time) {
 	timer := time.NewTimer(time.Until(until))
 	defer timer.Stop()
 	if h.p.table.Load() == h.a.table { // or the edit came before the waiter was in line to hear of it
@@ -219,7 +220,7 @@ func (h *hold) sleep(until time.Time) bool {
 		case <-timer.C:
 		}
 	}
-	return h.watched.Err() == nil
+	h.cancelled = h.watched.Err() != nil
 }
 
 // report counts a wait that has ended.
@@ -229,7 +230,7 @@ func (h *hold) report(o outcome) {
 	}
 	ending := endedRefused
 	switch {
-	case h.watched.Err() != nil:
+	case h.cancelled:
 		ending = endedCancelled
 	case o == outcomeAdmitted || o == outcomeUncounted:
 		ending = endedForwarded
