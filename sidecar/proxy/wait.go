@@ -230,7 +230,7 @@ func (h *hold) report(o outcome) {
 	}
 	ending := endedRefused
 	switch {
-	case h.cancelled:
+	case h.cancelled, o == outcomeGone:
 		ending = endedCancelled
 	case o == outcomeAdmitted || o == outcomeUncounted:
 		ending = endedForwarded

@@ -264,7 +264,7 @@ func TestNobodyWaitsInVain(t *testing.T) {
 func TestWaitingIsBoundedInTime(t *testing.T) {
 	t.Parallel()
 	versions(t, func(t *testing.T, protocols func(*http.Protocols)) {
-		h := serve(t, ruleset.Inbound, application(t, seen), holding("p", 1, 2000, func(p *ruleset.Policy) { p.Wait.MaxWaitMillis = 2000 }))
+		h := serve(t, ruleset.Inbound, application(t, seen), holding("p", 1, 4000, func(p *ruleset.Policy) { p.Wait.MaxWaitMillis = 5000 }))
 		c := h.crowd(protocols)
 		c.line("alice", "a", "b", "c")
 		c.want("a", http.StatusOK)
@@ -273,7 +273,7 @@ func TestWaitingIsBoundedInTime(t *testing.T) {
 			if got.status != http.StatusTooManyRequests {
 				t.Errorf("%s: %d, want 429", got.who, got.status)
 			}
-			wantExact(t, got, 1000)
+			wantExact(t, got, 2000)
 		}
 		h.wantCount(2, requests, "p", "limited")
 		h.wantWaits(1, "forwarded")

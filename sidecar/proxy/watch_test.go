@@ -3,6 +3,10 @@ package proxy
 import (
 	"bufio"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
 	"io"
 	"net"
 	"net/http"
@@ -110,6 +114,58 @@ func TestPipelinedRequestsWaitForTheOneBefore(t *testing.T) {
 	}
 }
 
+// departing is a server whose second connection ends on demand, before anything
+// was asked over it.
+type departing struct {
+	t           *testing.T
+	secure      *tls.Config // nil: in clear
+	goodbye     func(*net.TCPConn)
+	connections atomic.Int64
+	leave, left chan struct{}
+}
+
+func newDeparting(t *testing.T) *departing {
+	return &departing{t: t, goodbye: func(*net.TCPConn) {}, leave: make(chan struct{}), left: make(chan struct{})}
+}
+
+func (d *departing) serve(tcp *net.TCPConn) {
+	var c net.Conn = tcp
+	nth := d.connections.Add(1)
+	if d.secure != nil {
+		secured := tls.Server(tcp, d.secure)
+		if err := secured.Handshake(); err != nil {
+			d.t.Errorf("handshake: %v", err)
+		}
+		c = secured
+	}
+	if nth == 2 {
+		<-d.leave
+		d.goodbye(tcp)
+		close(d.left)
+		return
+	}
+	for r := bufio.NewReader(c); ; {
+		if _, err := http.ReadRequest(r); err != nil {
+			return
+		}
+		_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+	}
+}
+
+// desert has the server leave, now that a request waits.
+func (d *departing) desert(h *house) {
+	d.t.Helper()
+	h.awaitWaiting(1)
+	eventually(d.t, "the destination is connected to", func() bool { return d.connections.Load() == 2 })
+	close(d.leave)
+	<-d.left
+	eventually(d.t, "that it has left is known", func() bool {
+		deserted := false
+		h.proxy.sessions.each(func(s *session) { deserted = deserted || s.deserted.Load() })
+		return deserted
+	})
+}
+
 // Servers have less patience with a connection than a policy with a request.
 func TestDestinationMayLeaveWhileARequestWaits(t *testing.T) {
 	t.Parallel()
@@ -122,37 +178,13 @@ func TestDestinationMayLeaveWhileARequestWaits(t *testing.T) {
 	} {
 		t.Run(reason, func(t *testing.T) {
 			t.Parallel()
-			var connections atomic.Int64
-			leave, left := make(chan struct{}), make(chan struct{})
-			upstream := rawServer(t, func(c *net.TCPConn) {
-				nth := connections.Add(1)
-				r := bufio.NewReader(c)
-				for {
-					if nth == 2 {
-						<-leave
-						goodbye(c)
-						close(left)
-						return
-					}
-					if _, err := http.ReadRequest(r); err != nil {
-						return
-					}
-					_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
-				}
-			})
-			h := serve(t, ruleset.Inbound, upstream, holding("p", 1, minute, nil))
+			d := newDeparting(t)
+			d.goodbye = goodbye
+			h := serve(t, ruleset.Inbound, rawServer(t, d.serve), holding("p", 1, minute, nil))
 			h.crowd(http1).line("alice")
 			c := h.dial()
 			write(t, c, requestOf)
-			h.awaitWaiting(1)
-			eventually(t, "the destination is connected to", func() bool { return connections.Load() == 2 })
-			close(leave)
-			<-left
-			eventually(t, "that it has left is known", func() bool {
-				deserted := false
-				h.proxy.sessions.each(func(s *session) { deserted = deserted || s.deserted.Load() })
-				return deserted
-			})
+			d.desert(h)
 			h.apply(holding("p", 3, minute, nil))
 			r := bufio.NewReader(c)
 			for range 2 { // and the new connection serves on
@@ -165,40 +197,76 @@ func TestDestinationMayLeaveWhileARequestWaits(t *testing.T) {
 				}
 				write(t, c, requestOf)
 			}
-			if got := connections.Load(); got != 3 {
+			if got := d.connections.Load(); got != 3 {
 				t.Errorf("%d connections to the destination, want 3", got)
 			}
 		})
 	}
 }
 
-// A connection whose destination has left ends with a refusal.
+func TestWaitingWithinTLS(t *testing.T) {
+	t.Parallel()
+	mine, theirs := newTestAuthority(t, "mine"), newTestAuthority(t, "theirs")
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := newDeparting(t)
+	d.secure = &tls.Config{Certificates: []tls.Certificate{{
+		Certificate: [][]byte{theirs.leaf([]string{"api.example.com"}, &key.PublicKey).Raw}, PrivateKey: key,
+	}}}
+	policy := func(requests int64) ruleset.Policy {
+		return holding("p", requests, minute, func(p *ruleset.Policy) {
+			p.Direction, p.Hosts, p.Intercept = ruleset.Outbound, []string{"api.example.com"}, true
+		})
+	}
+	h := intercepting(t, rawServer(t, d.serve), mine, theirs, mine.issue, policy(1))
+	send := func(c net.Conn) {
+		write(t, c, strings.ReplaceAll(requestOf, "Host: app", "Host: api.example.com"))
+	}
+	dial := func() *tls.Conn {
+		c := tls.Client(h.dial(), &tls.Config{RootCAs: mine.pool(), ServerName: "api.example.com"})
+		if err := c.Handshake(); err != nil {
+			t.Fatal(err)
+		}
+		send(c)
+		return c
+	}
+	want := func(c net.Conn, status int) {
+		t.Helper()
+		response, err := http.ReadResponse(bufio.NewReader(c), nil)
+		if err != nil || response.StatusCode != status {
+			t.Fatalf("%v %v, want %d", response, err, status)
+		}
+	}
+	want(dial(), http.StatusOK)
+	deserted := dial()
+	d.desert(h)
+	h.apply(policy(2))
+	want(deserted, http.StatusOK)
+	send(deserted) // what watched the client has not hurt its TLS
+	h.awaitWaiting(1)
+	h.apply(policy(3))
+	want(deserted, http.StatusOK)
+
+	leaving := dial()
+	h.awaitWaiting(1)
+	_ = leaving.Close()
+	h.awaitWaiting(0)
+}
+
 func TestRefusalEndsADesertedConnection(t *testing.T) {
 	t.Parallel()
-	var connections atomic.Int64
-	upstream := rawServer(t, func(c *net.TCPConn) {
-		if connections.Add(1) == 1 {
-			_, _ = http.ReadRequest(bufio.NewReader(c))
-			_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
-		}
-		_ = c.CloseWrite()
-		_, _ = io.Copy(io.Discard, c)
-	})
-	h := serve(t, ruleset.Inbound, upstream, holding("p", 1, minute, nil))
+	d := newDeparting(t)
+	h := serve(t, ruleset.Inbound, rawServer(t, d.serve), holding("p", 1, minute, nil))
 	h.crowd(http1).line("alice")
 	c := h.dial()
 	write(t, c, requestOf)
-	answer := make(chan string, 1)
-	go func() {
-		got, _ := io.ReadAll(c)
-		answer <- string(got)
-	}()
-	eventually(t, "it waits no longer", func() bool {
-		h.apply(holding("p", 1, minute, func(p *ruleset.Policy) { p.Wait = nil }))
-		return len(answer) == 1
-	})
-	if got := <-answer; got != "" && (!strings.HasPrefix(got, "HTTP/1.1 429 ") || !strings.Contains(got, "Connection: close")) {
-		t.Errorf("%q, want a 429 that says the connection ends, or the end", got)
+	d.desert(h)
+	h.apply(holding("p", 1, minute, func(p *ruleset.Policy) { p.Wait = nil }))
+	answer, err := io.ReadAll(c)
+	if err != nil || !strings.HasPrefix(string(answer), "HTTP/1.1 429 ") || !strings.Contains(string(answer), "\r\nConnection: close\r\n") {
+		t.Errorf("%q, %v; want a 429 that says that the connection ends", answer, err)
 	}
 }
 
