@@ -31,12 +31,17 @@ func (c *claims) waits() bool {
 // the slot is free. Otherwise the wait would be in vain.
 func (c *claims) hold(d limiter.Decision, arrived time.Time) bool {
 	slot := time.Now().Add(d.RetryAfter)
+	held := false
 	for i, p := range c.policies {
-		if refusedBy(d, i) && (p.Wait == nil || slot.After(arrived.Add(p.Wait.MaxWait()))) {
+		switch {
+		case !refusedBy(d, i):
+		case p.Wait == nil || slot.After(arrived.Add(p.Wait.MaxWait())):
 			return false
+		default:
+			held = true
 		}
 	}
-	return d.RetryAfter >= 0
+	return held && d.RetryAfter >= 0
 }
 
 // slowest is the claim whose quota refused for longest.
