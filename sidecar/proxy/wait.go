@@ -26,10 +26,10 @@ func (c *claims) waits() bool {
 	return false
 }
 
-// hold reports whether a request that was refused so, and arrived then, is to
+// worthHolding reports whether a request that was refused so, and arrived then, is to
 // wait: every policy that refused holds requests, and will still do so when
 // the slot is free. Otherwise the wait would be in vain.
-func (c *claims) hold(d limiter.Decision, arrived time.Time) bool {
+func (c *claims) worthHolding(d limiter.Decision, arrived time.Time) bool {
 	slot := time.Now().Add(d.RetryAfter)
 	held := false
 	for i, p := range c.policies {
@@ -77,7 +77,7 @@ func (a *admission) takeInTurn(ctx context.Context, p *Proxy, direction ruleset.
 	var refused limiter.Decision
 	if !p.lines.waited(c) {
 		d, o := p.ask(ctx, *c)
-		if o != outcomeLimited || !c.hold(d, arrived) {
+		if o != outcomeLimited || !c.worthHolding(d, arrived) {
 			c.countLimited(d, o)
 			return d, o
 		}
@@ -175,7 +175,7 @@ func (h *hold) turn(ctx context.Context) step {
 // in vain: first in the line that takes longest, or by its arrival.
 func (h *hold) refused(d limiter.Decision) step {
 	c := &h.a.asked.enforce
-	if !c.hold(d, h.w.arrived) {
+	if !c.worthHolding(d, h.w.arrived) {
 		return step{decision: d, outcome: outcomeLimited}
 	}
 	h.claim = c.slowest(d)
@@ -195,7 +195,7 @@ func (h *hold) behind(ctx context.Context) step {
 	until := h.w.arrived.Add(c.policies[h.claim].Wait.MaxWait())
 	early := time.Now().Before(until)
 	switch {
-	case early && (o == outcomeAdmitted || o == outcomeLimited && c.hold(d, h.w.arrived)):
+	case early && (o == outcomeAdmitted || o == outcomeLimited && c.worthHolding(d, h.w.arrived)):
 		return step{outcome: outcomeHeld, until: until}
 	case o == outcomeAdmitted:
 		c.nextIn(&d, h.claim)
