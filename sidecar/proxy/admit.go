@@ -74,6 +74,8 @@ func (a *plan) sort(namespace string, callers []caller, cost int64) {
 // admission decides on one request after another, and keeps its memory. What it
 // found last holds until the next one.
 type admission struct {
+	// table is what the rest was found in.
+	table *table
 	// policies that hold for the request.
 	policies []*policy
 	callers  []caller
@@ -85,23 +87,36 @@ type admission struct {
 // errGone: the client went away before there was an answer for it.
 var errGone = errors.New("the client is gone")
 
-// admit takes from every quota that the request meets. It returns why the
-// request is refused, nil when it is admitted; or errGone.
-func (a *admission) admit(ctx context.Context, p *Proxy, direction ruleset.Direction, r *request) (*refusal, error) {
-	t := p.table.Load()
-	a.quotas = a.quotas[:0]
+// plan finds what the policies of a table ask of the request.
+func (a *admission) plan(t *table, direction ruleset.Direction, r *request) {
+	a.table = t
 	a.policies = t.match(a.policies[:0], direction, r)
-	if len(a.policies) == 0 {
-		return nil, nil
-	}
 	a.callers = identify(a.callers[:0], a.policies, r)
 	a.asked.sort(t.namespace, a.callers, 1)
-	if p := a.asked.rejecting; p != nil {
-		p.count(rejected)
-		return unnamed(p), nil
+}
+
+// admit takes from every quota that the request meets, and waits for that where
+// policies say so. It returns why the request is refused, nil when it is
+// admitted; or errGone.
+func (a *admission) admit(ctx context.Context, p *Proxy, direction ruleset.Direction, r *request, from client) (*refusal, error) {
+	a.quotas = a.quotas[:0]
+	a.plan(p.table.Load(), direction, r)
+	var decision limiter.Decision
+	var outcome outcome
+	switch enforce := &a.asked.enforce; {
+	case len(a.policies) == 0:
+		return nil, nil
+	case a.asked.rejecting != nil:
+		outcome = outcomeUnnamed
+	case enforce.waits():
+		decision, outcome = a.takeInTurn(ctx, p, direction, r, from)
+	default:
+		decision, outcome = p.take(ctx, *enforce)
 	}
-	decision, outcome := p.take(ctx, a.asked.enforce)
 	switch outcome {
+	case outcomeUnnamed:
+		a.asked.rejecting.count(rejected)
+		return unnamed(a.asked.rejecting), nil
 	case outcomeGone:
 		return nil, errGone
 	case outcomeUnavailable:
@@ -112,7 +127,7 @@ func (a *admission) admit(ctx context.Context, p *Proxy, direction ruleset.Direc
 		if direction == ruleset.Inbound && len(a.asked.enforce.takes) > 0 {
 			a.quotas = appendQuotaItems(a.quotas, a.asked.enforce, decision)
 		}
-	case outcomeUncounted:
+	case outcomeUncounted, outcomeHeld:
 	}
 	p.note(ctx, &a.asked, outcome)
 	return nil, nil
@@ -130,14 +145,37 @@ const (
 	outcomeUnavailable
 	// outcomeGone: the client went away before the answer.
 	outcomeGone
+	// outcomeUnnamed: a policy refuses the request, which names no caller.
+	outcomeUnnamed
+	// outcomeHeld: not decided yet, the request waits.
+	outcomeHeld
 )
 
 // take takes for policies that enforce, and counts what they decided.
 func (p *Proxy) take(ctx context.Context, c claims) (limiter.Decision, outcome) {
+	d, o := p.ask(ctx, c)
+	c.countLimited(d, o)
+	return d, o
+}
+
+// ask takes, and counts what was decided unless the request is limited: it may
+// ask again.
+func (p *Proxy) ask(ctx context.Context, c claims) (limiter.Decision, outcome) {
 	if len(c.takes) == 0 {
 		return limiter.Decision{Admitted: true}, outcomeAdmitted
 	}
 	d, err := p.taker.Take(ctx, c.takes)
+	d, o := p.outcomeOf(ctx, c, d, err)
+	if o == outcomeAdmitted {
+		for _, policy := range c.policies {
+			policy.count(admitted)
+		}
+	}
+	return d, o
+}
+
+// outcomeOf reads the taker's answer.
+func (p *Proxy) outcomeOf(ctx context.Context, c claims, d limiter.Decision, err error) (limiter.Decision, outcome) {
 	switch {
 	case err != nil && ctx.Err() != nil:
 		return limiter.Decision{}, outcomeGone
@@ -145,17 +183,21 @@ func (p *Proxy) take(ctx context.Context, c claims) (limiter.Decision, outcome) 
 		p.reportStore(err)
 		return limiter.Decision{}, c.withoutStore()
 	case d.Admitted:
-		for _, policy := range c.policies {
-			policy.count(admitted)
-		}
 		return d, outcomeAdmitted
+	}
+	return d, outcomeLimited
+}
+
+// countLimited counts a request that is refused for good.
+func (c *claims) countLimited(d limiter.Decision, o outcome) {
+	if o != outcomeLimited {
+		return
 	}
 	for i, policy := range c.policies {
 		if refusedBy(d, i) {
 			policy.count(limited)
 		}
 	}
-	return d, outcomeLimited
 }
 
 // withoutStore is what onStoreFailure says; one policy that denies is enough.

@@ -53,17 +53,35 @@ func serve(t testing.TB, direction ruleset.Direction, upstream net.Addr, policie
 	}
 	if len(policies) > 0 {
 		h.redis = redistest.Start(t)
-		l := limiter.New(limiter.Options{Logger: quiet})
-		t.Cleanup(l.Close)
-		if err := l.Use(&ruleset.Store{URL: h.redis.URL(), TimeoutMillis: 2000}); err != nil {
-			t.Fatalf("use redis: %v", err)
-		}
-		config.Taker = l
+		config.Taker = limiterOn(t, h.redis)
 	}
 	h.proxy = New(config)
 	h.apply(policies...)
 	h.addr = h.listen(direction)
 	return h
+}
+
+func limiterOn(t testing.TB, redis *redistest.Server) *limiter.Limiter {
+	t.Helper()
+	l := limiter.New(limiter.Options{Logger: slog.New(slog.DiscardHandler)})
+	t.Cleanup(l.Close)
+	if err := l.Use(&ruleset.Store{URL: redis.URL(), TimeoutMillis: 2000}); err != nil {
+		t.Fatalf("use redis: %v", err)
+	}
+	return l
+}
+
+// beside starts another proxy before the same upstream, with the same Redis.
+func (h *house) beside(policies ...ruleset.Policy) *house {
+	h.t.Helper()
+	other := &house{t: h.t, upstream: h.upstream, registry: prometheus.NewRegistry(), redis: h.redis}
+	other.proxy = New(Config{
+		Taker: limiterOn(h.t, h.redis), Registerer: other.registry, Logger: slog.New(slog.DiscardHandler),
+		Destination: func(net.Conn) (netip.AddrPort, error) { return h.upstream, nil },
+	})
+	other.apply(policies...)
+	other.addr = other.listen(ruleset.Inbound)
+	return other
 }
 
 func (h *house) apply(policies ...ruleset.Policy) {

@@ -73,7 +73,7 @@ func (s *session) request() bool {
 
 // decide asks the policies.
 func (s *session) decide() (*refusal, error) {
-	return s.admit(s.server.proxy.cut, s.server.proxy, s.server.direction, &s.seen)
+	return s.admit(s.server.proxy.cut, s.server.proxy, s.server.direction, &s.seen, s)
 }
 
 // readRequest reads a head, of which something is buffered already.
@@ -182,7 +182,7 @@ func (s *session) refuse(f *refusal) bool {
 	h := &s.in
 	persistent := !h.connection.close && (h.minor > 0 || h.connection.keepAlive)
 	small := !h.chunked && !h.expects && h.length <= discardBytes
-	if !persistent || !small || h.connection.upgrade || s.server.proxy.draining.Err() != nil {
+	if !persistent || !small || h.connection.upgrade || s.deserted.Load() || s.server.proxy.draining.Err() != nil {
 		return s.refuseLast(f)
 	}
 	out := f.answer(s.seen.isGRPC())
@@ -193,7 +193,7 @@ func (s *session) refuse(f *refusal) bool {
 	if !s.passOver(body) {
 		return false
 	}
-	return s.write(&out, bodiless, keepAlive, false) == nil
+	return s.sent(s.write(&out, bodiless, keepAlive, false))
 }
 
 // passOver reads n bytes of a body that nobody wants.
@@ -238,6 +238,9 @@ func (w writeError) Unwrap() error { return w.error }
 
 // forwardRequest sends the request to the destination, its body as it comes.
 func (s *session) forwardRequest() bool {
+	if s.deserted.Load() {
+		s.redial()
+	}
 	if err := s.connected(); err != nil {
 		return s.refuseLast(unreachable())
 	}

@@ -58,6 +58,10 @@ func (h *head) opensTunnel() bool {
 // unsolicited passes on what the destination says unasked, as servers do before
 // they close an idle connection (408): nothing is asked of it any more.
 func (s *session) unsolicited() bool {
+	if s.desert() {
+		s.up.release()
+		return false
+	}
 	s.last.Store(true)
 	err := s.send(s.up.bytes(), false)
 	s.up.release()

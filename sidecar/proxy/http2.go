@@ -136,7 +136,7 @@ func (h *http2Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		x.forward(r)
 		return
 	}
-	refused, err := x.admit(r.Context(), h.server.proxy, h.server.direction, &seen)
+	refused, err := x.admit(r.Context(), h.server.proxy, h.server.direction, &seen, x)
 	switch {
 	case err != nil:
 		panic(http.ErrAbortHandler) // nobody waits for an answer
@@ -157,6 +157,9 @@ type exchange struct {
 	// proxyAuthenticate of the response: see RoundTrip.
 	proxyAuthenticate []string
 }
+
+// watch has nothing to add: net/http ends ctx with the client's stream.
+func (x *exchange) watch(ctx context.Context) (context.Context, func()) { return ctx, func() {} }
 
 // forward sends the request to the destination and streams the response back.
 func (x *exchange) forward(r *http.Request) {

@@ -52,7 +52,8 @@ type localQuota struct {
 //	GET  /v1/remaining?service=spotify&identity=alice
 //
 // A check takes as a request does, counts in the same metrics and answers 200,
-// or 429 with a request's headers. remaining takes nothing and answers 200. In
+// or 429 with a request's headers: it never waits, whatever onLimit says, and is
+// not behind requests that do. remaining takes nothing and answers 200. In
 // mode Observe both allow whatever they count. 503 when the store does not
 // answer and the policy denies then. Problems are application/problem+json.
 func (p *Proxy) LocalHandler() http.Handler {
@@ -222,7 +223,7 @@ func respondLocally(w http.ResponseWriter, r *http.Request, c claims, d limiter.
 		status = http.StatusTooManyRequests
 		w.Header().Set(headerWeirError, errorQuotaExceeded)
 		setRetryAfter(w.Header(), d.RetryAfter)
-	case outcomeAdmitted:
+	case outcomeAdmitted, outcomeUnnamed, outcomeHeld:
 	}
 	response.Allowed = o != outcomeLimited
 	response.fill(d)

@@ -43,6 +43,11 @@ type policy struct {
 	overrides map[string][]ruleset.Limit
 	counters  [decisions]prometheus.Counter
 	unseen    prometheus.Counter
+	// Of a policy that holds requests: those in its lines, how long they
+	// waited, and those that found no place.
+	waiting   prometheus.Gauge
+	waits     [endings]prometheus.Observer
+	overflows map[bound]prometheus.Counter
 }
 
 func (p *policy) count(d decision) { p.counters[d].Inc() }

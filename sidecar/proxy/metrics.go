@@ -51,6 +51,7 @@ type metrics struct {
 	upstream *prometheus.CounterVec
 	// malformed requests, and connections beyond maxSessions.
 	malformed, refused *prometheus.CounterVec
+	wait               waitMetrics
 }
 
 func newMetrics(r prometheus.Registerer) *metrics {
@@ -80,6 +81,7 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		Name: "weir_sidecar_unseen_connections_total",
 		Help: "Connections over TLS to a host of a policy, whose requests were not seen and not counted: tls is Passthrough, or they could not be intercepted (weir_sidecar_tls_connections_total says why).",
 	}, []string{"policy", "service"})
+	m.wait = newWaitMetrics(r)
 	r.MustRegister(m.unseen, m.requests, m.passed, m.upstream, m.malformed, m.refused)
 	for _, d := range []ruleset.Direction{ruleset.Inbound, ruleset.Outbound} {
 		m.upstream.WithLabelValues(string(d))
@@ -94,6 +96,7 @@ func newMetrics(r prometheus.Registerer) *metrics {
 // follow gives the policies of next their counters and deletes the series of
 // policies that are gone.
 func (m *metrics) follow(old, next *table) {
+	m.wait.follow(old, next)
 	type key struct{ direction, policy, service string }
 	keyOf := func(p *policy) key { return key{string(p.Direction), p.Name, p.Service} }
 	kept := make(map[key]bool, len(next.policies))

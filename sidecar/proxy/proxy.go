@@ -77,6 +77,8 @@ type Proxy struct {
 	closed  bool
 	// sessions are the connections being served.
 	sessions sessions
+	// lines are the requests that wait.
+	lines lines
 }
 
 // New returns a Proxy that forwards everything until Apply gives it rules.
@@ -103,8 +105,8 @@ func New(c Config) *Proxy {
 	return p
 }
 
-// Apply makes rs the rules of every request that arrives from now on. An
-// error says which policy cannot be obeyed; the rules before stay in force.
+// Apply makes rs the rules of every request that arrives from now on, and of
+// those that wait. An error says which policy cannot be obeyed; the rules before stay in force.
 func (p *Proxy) Apply(rs *ruleset.Ruleset) error {
 	next, err := compile(rs)
 	if err != nil {
@@ -114,6 +116,7 @@ func (p *Proxy) Apply(rs *ruleset.Ruleset) error {
 	defer p.apply.Unlock()
 	p.metrics.follow(p.table.Load(), next)
 	p.table.Store(next)
+	p.lines.wake()
 	return nil
 }
 

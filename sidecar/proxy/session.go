@@ -72,7 +72,7 @@ type session struct {
 	// writing orders what goes to the client.
 	writing sync.Mutex
 
-	mu      sync.Mutex // guards the next four
+	mu      sync.Mutex // guards the next five
 	changed sync.Cond  // of them, of mode and of pending
 	// dialled: the destination was reached, or dialErr says why not.
 	dialled bool
@@ -80,6 +80,9 @@ type session struct {
 	waiting atomic.Bool // somebody waits for changed
 	closing bool        // told to go while idle
 	ended   int         // goroutines that have
+	held    bool        // the client's request waits; see watch
+	// deserted: the destination has left meanwhile.
+	deserted atomic.Bool
 
 	// Of the client's reader: the head that it reads, what policies see of it,
 	// the body that follows, and scratch.
@@ -179,7 +182,8 @@ func (s *session) abort() {
 	up := s.up.Conn
 	s.mu.Unlock()
 	if up != nil {
-		s.up.reset()
+		dialled := stream{Conn: up} // s.up may be another soon: see redial
+		dialled.reset()
 	}
 }
 
@@ -244,7 +248,7 @@ func resemblesSettings(data []byte) bool {
 // dial connects to the destination and says so.
 func (s *session) dial() bool {
 	p := s.server.proxy
-	up, err := dialer.DialContext(p.cut, "tcp", s.address)
+	up, err := s.dialUpstream(p.cut)
 	if err == nil {
 		if err = s.dialsItself(up); err != nil {
 			_ = up.Close()
@@ -280,7 +284,7 @@ func (s *session) connected() error {
 
 // upstreamEnded does for the client what the destination did.
 func (s *session) upstreamEnded(err error) {
-	if s.modeIs(modeHanded) {
+	if s.modeIs(modeHanded) || s.desert() {
 		return
 	}
 	eof := errors.Is(err, io.EOF)

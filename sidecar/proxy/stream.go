@@ -226,6 +226,17 @@ func (s *stream) CloseWrite() error {
 // reset closes the connection with a TCP reset, so that the peer does not
 // take what it got for the whole.
 func (s *stream) reset() {
+	if tcp := s.beneath(); tcp != nil {
+		_ = tcp.SetLinger(0) // Close then is an ordinary one
+		_ = tcp.Close()
+		return
+	}
+	_ = s.Conn.Close()
+}
+
+// beneath is the TCP connection, whatever TLS lies over it; nil when there is
+// none.
+func (s *stream) beneath() *net.TCPConn {
 	under := s.Conn
 	for {
 		wrapped, ok := under.(interface{ NetConn() net.Conn })
@@ -234,12 +245,8 @@ func (s *stream) reset() {
 		}
 		under = wrapped.NetConn()
 	}
-	if tcp, ok := under.(*net.TCPConn); ok {
-		_ = tcp.SetLinger(0) // Close then is an ordinary one
-		_ = tcp.Close()
-		return
-	}
-	_ = under.Close()
+	tcp, _ := under.(*net.TCPConn)
+	return tcp
 }
 
 // copyAll sends to dst what is buffered in src, and then everything that

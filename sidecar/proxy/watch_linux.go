@@ -1,0 +1,11 @@
+package proxy
+
+import "golang.org/x/sys/unix"
+
+// endedSending reports whether the peer of a socket has ended its sending, also
+// when it sent more before that nobody has read.
+func endedSending(fd uintptr) bool {
+	poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
+	n, err := unix.Poll(poll, 0)
+	return err == nil && n > 0
+}
