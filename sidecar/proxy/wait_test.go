@@ -181,16 +181,10 @@ func TestWaitingEndsWhenTheSlotIsFree(t *testing.T) {
 
 func TestNobodyOvertakesTheWaiting(t *testing.T) {
 	t.Parallel()
-	policy := holding("p", 1, minute, nil)
-	h := serve(t, ruleset.Inbound, application(t, seen), policy)
+	h := serve(t, ruleset.Inbound, application(t, seen), holding("p", 1, minute, nil))
 	c := h.crowd(http1)
-	c.line("alice", "early")
-	if err := h.redis.Client().FlushAll(t.Context()).Err(); err != nil {
-		t.Fatal(err)
-	}
-	c.send("late", "alice") // there is a slot, of which early does not know yet
-	h.awaitWaiting(2)
-	h.apply(policy)
+	c.line("alice", "early", "late")
+	h.apply(holding("p", 2, minute, nil)) // one more slot, of which both learn at once
 	c.want("early", http.StatusOK)
 	h.awaitWaiting(1)
 }
@@ -375,12 +369,14 @@ func TestStoreFailureWhileWaiting(t *testing.T) {
 	} {
 		t.Run(string(what), func(t *testing.T) {
 			t.Parallel()
-			policy := holding("p", 1, minute, func(p *ruleset.Policy) { p.OnStoreFailure = what })
-			h := serve(t, ruleset.Inbound, application(t, seen), policy)
+			policy := func(limit int64) ruleset.Policy {
+				return holding("p", limit, minute, func(p *ruleset.Policy) { p.OnStoreFailure = what })
+			}
+			h := serve(t, ruleset.Inbound, application(t, seen), policy(1))
 			c := h.crowd(http1)
 			c.line("alice", "a", "b", "c")
 			h.redis.Kill()
-			h.apply(policy)
+			h.apply(policy(2)) // of the limit before, the refusal is remembered
 			for range 3 {
 				if got := <-c.answers; got.status != status {
 					t.Errorf("%s: %d, want %d", got.who, got.status, status)
