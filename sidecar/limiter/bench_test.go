@@ -64,6 +64,32 @@ func BenchmarkTake(b *testing.B) {
 	}
 }
 
+// BenchmarkMemory measures decisions that need no Redis.
+func BenchmarkMemory(b *testing.B) {
+	l := newLimiter(b, redistest.Start(b).URL())
+	for _, bench := range []struct {
+		name  string
+		take  Take
+		first int
+	}{
+		{"refused", perMinute("refused", 1), 2},
+		{"leased", perMinute("leased", 1_000_000_000), 100},
+	} {
+		b.Run(bench.name, func(b *testing.B) {
+			takes, quotas := []Take{bench.take}, make([]Quota, 0, 1)
+			for range bench.first {
+				mustTake(b, l, takes...)
+			}
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := l.TakeInto(b.Context(), takes, quotas); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
 // takeAs takes for the next of many identities: each has some units, few at
 // their limit.
 func takeAs(ctx context.Context, l *Limiter, take Take, identity *atomic.Int64) error {

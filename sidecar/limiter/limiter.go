@@ -175,20 +175,26 @@ func (l *Limiter) acquire() *backend {
 // MaxCost, a name that makes no key, or the identity of another take of the
 // same call. No takes are admitted.
 func (l *Limiter) Take(ctx context.Context, takes []Take) (Decision, error) {
+	return l.TakeInto(ctx, takes, nil)
+}
+
+// TakeInto is Take that writes the Decision's Quotas into the memory of a slice,
+// if it is large enough.
+func (l *Limiter) TakeInto(ctx context.Context, takes []Take, quotas []Quota) (Decision, error) {
 	b := l.acquire()
 	if b != nil {
 		defer b.calls.Done()
-		if decision, ok := b.memory.answer(takes); ok {
+		if decision, ok := b.memory.answer(takes, quotas); ok {
 			l.metrics.remember(decision.Admitted)
 			return decision, nil
 		}
 	}
-	quotas, err := quotasOf(takes)
-	if err != nil || len(quotas) == 0 {
+	asked, err := quotasOf(takes)
+	if err != nil || len(asked) == 0 {
 		return Decision{Admitted: err == nil}, err
 	}
 	start := time.Now()
-	decision, err := l.decide(ctx, b, takes, quotas, (*call).take)
+	decision, err := l.decide(ctx, b, takes, asked, (*call).take)
 	l.metrics.observe(time.Since(start), decision.Admitted, err)
 	return decision, err
 }

@@ -99,8 +99,8 @@ func (e *entry) is(takes []Take) bool {
 	return e.names(takes) && slices.EqualFunc(e.takes, takes, func(a, b Take) bool { return slices.Equal(a.Limits, b.Limits) })
 }
 
-// answer decides without Redis, if it can.
-func (m *memory) answer(takes []Take) (decision Decision, decided bool) {
+// answer decides without Redis, if it can. It writes into the memory of quotas.
+func (m *memory) answer(takes []Take, quotas []Quota) (decision Decision, decided bool) {
 	s, _, e := m.find(takes)
 	defer s.mu.Unlock()
 	if e == nil || !e.is(takes) {
@@ -110,22 +110,22 @@ func (m *memory) answer(takes []Take) (decision Decision, decided bool) {
 	e.seen = now
 	switch {
 	case now < e.until:
-		decision.Quotas = e.quotasAt(now)
+		decision.Quotas = e.quotasAt(quotas[:0], now)
 		decision.RetryAfter = retryAfter(decision.Quotas)
 	case e.lease != nil && e.lease.use(now):
 		decision.Admitted = true
-		decision.Quotas = e.quotasAt(now)
+		decision.Quotas = e.quotasAt(quotas[:0], now)
 	default:
 		return Decision{}, false
 	}
 	return decision, true
 }
 
-// quotasAt are the quotas as far as they are known. What is left of the lease
+// quotasAt appends the quotas as far as they are known. What is left of the lease
 // remains to be taken here.
-func (e *entry) quotasAt(now int64) []Quota {
+func (e *entry) quotasAt(quotas []Quota, now int64) []Quota {
 	passed := time.Duration(now - e.at)
-	quotas := slices.Clone(e.quotas)
+	quotas = append(quotas, e.quotas...)
 	for i := range quotas {
 		q := &quotas[i]
 		if e.lease != nil {

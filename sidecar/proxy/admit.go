@@ -13,6 +13,8 @@ import (
 type claims struct {
 	policies []*policy
 	takes    []limiter.Take
+	// states is the memory of the last decision's quotas.
+	states []limiter.Quota
 }
 
 func (c *claims) reset() { c.policies, c.takes = c.policies[:0], c.takes[:0] }
@@ -82,6 +84,8 @@ type admission struct {
 	asked    plan
 	// quotas of an admitted Inbound request, told to its client.
 	quotas []quotaItem
+	// refused is the memory of a refusal.
+	refused refusal
 }
 
 // errGone: the client went away before there was an answer for it.
@@ -111,7 +115,7 @@ func (a *admission) admit(ctx context.Context, p *Proxy, direction ruleset.Direc
 	case enforce.waits():
 		decision, outcome = a.takeInTurn(ctx, p, direction, r, from)
 	default:
-		decision, outcome = p.take(ctx, *enforce)
+		decision, outcome = p.take(ctx, enforce)
 	}
 	switch outcome {
 	case outcomeUnnamed:
@@ -122,10 +126,10 @@ func (a *admission) admit(ctx context.Context, p *Proxy, direction ruleset.Direc
 	case outcomeUnavailable:
 		return storeUnavailable(), nil
 	case outcomeLimited:
-		return quotaExceeded(a.asked.enforce, decision), nil
+		return a.refused.quotaExceeded(&a.asked.enforce, decision), nil
 	case outcomeAdmitted:
 		if direction == ruleset.Inbound && len(a.asked.enforce.takes) > 0 {
-			a.quotas = appendQuotaItems(a.quotas, a.asked.enforce, decision)
+			a.quotas = appendQuotaItems(a.quotas, &a.asked.enforce, decision)
 		}
 	case outcomeUncounted, outcomeHeld:
 	}
@@ -152,7 +156,7 @@ const (
 )
 
 // take takes for policies that enforce, and counts what they decided.
-func (p *Proxy) take(ctx context.Context, c claims) (limiter.Decision, outcome) {
+func (p *Proxy) take(ctx context.Context, c *claims) (limiter.Decision, outcome) {
 	d, o := p.ask(ctx, c)
 	c.countLimited(d, o)
 	return d, o
@@ -160,11 +164,14 @@ func (p *Proxy) take(ctx context.Context, c claims) (limiter.Decision, outcome) 
 
 // ask takes, and counts what was decided unless the request is limited: it may
 // ask again.
-func (p *Proxy) ask(ctx context.Context, c claims) (limiter.Decision, outcome) {
+func (p *Proxy) ask(ctx context.Context, c *claims) (limiter.Decision, outcome) {
 	if len(c.takes) == 0 {
 		return limiter.Decision{Admitted: true}, outcomeAdmitted
 	}
-	d, err := p.taker.Take(ctx, c.takes)
+	d, err := p.taker.TakeInto(ctx, c.takes, c.states)
+	if d.Quotas != nil {
+		c.states = d.Quotas
+	}
 	d, o := p.outcomeOf(ctx, c, d, err)
 	if o == outcomeAdmitted {
 		for _, policy := range c.policies {
@@ -175,7 +182,7 @@ func (p *Proxy) ask(ctx context.Context, c claims) (limiter.Decision, outcome) {
 }
 
 // outcomeOf reads the taker's answer.
-func (p *Proxy) outcomeOf(ctx context.Context, c claims, d limiter.Decision, err error) (limiter.Decision, outcome) {
+func (p *Proxy) outcomeOf(ctx context.Context, c *claims, d limiter.Decision, err error) (limiter.Decision, outcome) {
 	switch {
 	case err != nil && ctx.Err() != nil:
 		return limiter.Decision{}, outcomeGone
@@ -234,18 +241,18 @@ func (p *Proxy) note(ctx context.Context, asked *plan, o outcome) {
 		return
 	}
 	if len(asked.observe.policies) > 0 {
-		p.observe(ctx, asked.observe)
+		p.observe(ctx, &asked.observe)
 	}
 }
 
 // observe takes for policies in mode Observe. Each takes by itself: what one
 // would have refused must not keep another from counting. All take at the same
 // time, so that the request waits for the store no longer than for one.
-func (p *Proxy) observe(ctx context.Context, c claims) {
+func (p *Proxy) observe(ctx context.Context, c *claims) {
 	var taking sync.WaitGroup
 	for i, policy := range c.policies {
 		taking.Go(func() {
-			d, err := p.taker.Take(ctx, c.takes[i:i+1])
+			d, err := p.taker.TakeInto(ctx, c.takes[i:i+1], nil)
 			switch {
 			case err != nil:
 				if ctx.Err() == nil {

@@ -32,7 +32,7 @@ type quotaItem struct {
 // appendQuotaItems has an item for each policy. Of a refused request only the
 // policies that refused tell when they free: Retry-After must not be earlier
 // than any time told (section 6.3), and the others' times are not its reason.
-func appendQuotaItems(items []quotaItem, c claims, d limiter.Decision) []quotaItem {
+func appendQuotaItems(items []quotaItem, c *claims, d limiter.Decision) []quotaItem {
 	for i, p := range c.policies {
 		q, ok := tightest(d, i)
 		if !ok {

@@ -185,7 +185,7 @@ func (s *session) refuse(f *refusal) bool {
 	if !persistent || !small || h.connection.upgrade || s.deserted.Load() || s.server.proxy.draining.Err() != nil {
 		return s.refuseLast(f)
 	}
-	out := f.answer(s.seen.isGRPC())
+	s.reply.say(f, s.seen.isGRPC())
 	bodiless := h.method == "HEAD"
 	keepAlive := h.minor == 0
 	body := max(h.length, 0)
@@ -193,7 +193,7 @@ func (s *session) refuse(f *refusal) bool {
 	if !s.passOver(body) {
 		return false
 	}
-	return s.sent(s.write(&out, bodiless, keepAlive, false))
+	return s.sent(s.write(&s.reply, bodiless, keepAlive, false))
 }
 
 // passOver reads n bytes of a body that nobody wants.
@@ -213,8 +213,8 @@ func (s *session) passOver(n int64) bool {
 
 // refuseLast answers and ends the connection.
 func (s *session) refuseLast(f *refusal) bool {
-	out := f.answer(s.seen.isGRPC())
-	if s.write(&out, s.in.method == "HEAD", false, true) != nil {
+	s.reply.say(f, s.seen.isGRPC())
+	if s.write(&s.reply, s.in.method == "HEAD", false, true) != nil {
 		s.abort()
 		return false
 	}
@@ -226,9 +226,7 @@ func (s *session) refuseLast(f *refusal) bool {
 func (s *session) write(a *answer, bodiless, keepAlive, last bool) error {
 	s.writing.Lock()
 	defer s.writing.Unlock()
-	s.scratch = a.appendHTTP1(s.scratch[:0], bodiless, keepAlive, last)
-	err := s.client.send(s.scratch)
-	return err
+	return s.client.send(a.asHTTP1(bodiless, keepAlive, last))
 }
 
 // writeError is an error of the end that was written to.
@@ -396,8 +394,8 @@ func (s *session) badBody(err error) bool {
 		s.abort()
 		return false
 	}
-	out := unreadable(wrong).answer(false)
-	if s.write(&out, false, false, true) != nil {
+	s.reply.say(unreadable(wrong), false)
+	if s.write(&s.reply, false, false, true) != nil {
 		s.abort()
 		return false
 	}

@@ -96,7 +96,8 @@ func (s *session) badResponse(err error) bool {
 	p.log.Debug("response refused", "direction", s.server.direction, "error", err)
 	s.up.release()
 	s.up.reset()
-	out := unreachable().answer(false)
+	var out answer // the other goroutine may use the session's
+	out.say(unreachable(), false)
 	if s.write(&out, s.asked.head, false, true) != nil {
 		s.abort()
 		return false

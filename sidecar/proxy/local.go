@@ -78,13 +78,13 @@ func (p *Proxy) check(w http.ResponseWriter, r *http.Request) {
 		p.observeLocally(w, r, asked.observe, response)
 		return
 	}
-	decision, outcome := p.take(r.Context(), asked.enforce)
+	decision, outcome := p.take(r.Context(), &asked.enforce)
 	respondLocally(w, r, asked.enforce, decision, outcome, response)
 }
 
 // observeLocally takes for a policy that only observes: allowed either way.
 func (p *Proxy) observeLocally(w http.ResponseWriter, r *http.Request, c claims, response checkResponse) {
-	decision, err := p.taker.Take(r.Context(), c.takes)
+	decision, err := p.taker.TakeInto(r.Context(), c.takes, nil)
 	switch {
 	case err != nil:
 		p.reportStore(err)
@@ -125,7 +125,7 @@ func (p *Proxy) remaining(w http.ResponseWriter, r *http.Request) {
 	case err == nil:
 		response.Allowed = decision.Admitted || observing
 		response.fill(decision)
-		addRateLimitFields(w.Header(), appendQuotaItems(nil, claims, decision))
+		addRateLimitFields(w.Header(), appendQuotaItems(nil, &claims, decision))
 		writeJSON(w, http.StatusOK, "application/json", response)
 	case claims.policies[0].OnStoreFailure == ruleset.OnStoreFailureDeny && !observing:
 		p.reportStore(err)
@@ -227,7 +227,7 @@ func respondLocally(w http.ResponseWriter, r *http.Request, c claims, d limiter.
 	}
 	response.Allowed = o != outcomeLimited
 	response.fill(d)
-	addRateLimitFields(w.Header(), appendQuotaItems(nil, c, d))
+	addRateLimitFields(w.Header(), appendQuotaItems(nil, &c, d))
 	writeJSON(w, status, "application/json", response)
 }
 

@@ -25,7 +25,7 @@ type gate struct {
 	asked   int
 }
 
-func (g *gate) Take(ctx context.Context, _ []limiter.Take) (limiter.Decision, error) {
+func (g *gate) TakeInto(ctx context.Context, _ []limiter.Take, _ []limiter.Quota) (limiter.Decision, error) {
 	g.mu.Lock()
 	g.asked++
 	if g.missing--; g.missing == 0 {
@@ -41,7 +41,7 @@ func (g *gate) Take(ctx context.Context, _ []limiter.Take) (limiter.Decision, er
 }
 
 func (g *gate) Remaining(ctx context.Context, takes []limiter.Take) (limiter.Decision, error) {
-	return g.Take(ctx, takes)
+	return g.TakeInto(ctx, takes, nil)
 }
 
 // before puts a proxy with this Taker in front of an application.

@@ -32,7 +32,7 @@ import (
 // store did not decide in time.
 type Taker interface {
 	// Take takes all or nothing.
-	Take(context.Context, []limiter.Take) (limiter.Decision, error)
+	TakeInto(context.Context, []limiter.Take, []limiter.Quota) (limiter.Decision, error)
 	// Remaining answers as Take would, and takes nothing.
 	Remaining(context.Context, []limiter.Take) (limiter.Decision, error)
 }

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unsafe"
 
 	"github.com/weir-dev/weir/sidecar/limiter"
 )
@@ -36,24 +37,6 @@ const (
 // storeRetryAfter is told while the store is away.
 const storeRetryAfter = time.Second
 
-// problem is the body of a refusal, RFC 9457.
-type problem struct {
-	Type   string `json:"type"`
-	Title  string `json:"title"`
-	Status int    `json:"status"`
-	Detail string `json:"detail"`
-	// ViolatedPolicies are names of items of RateLimit-Policy.
-	ViolatedPolicies []string `json:"violated-policies,omitempty"`
-	// Policy is namespace/name of the one to wait longest for; Service, Limit
-	// (requests) and Window (seconds) are its.
-	Policy  string `json:"policy,omitempty"`
-	Service string `json:"service,omitempty"`
-	Limit   int64  `json:"limit,omitempty"`
-	Window  int64  `json:"window,omitempty"`
-	// RetryAfterMillis is rounded up: asked then, a lone caller is admitted.
-	RetryAfterMillis int64 `json:"retryAfterMs,omitempty"`
-}
-
 // refusal is an answer of the sidecar's own, as HTTP and as gRPC tell it.
 type refusal struct {
 	weirError  string
@@ -61,20 +44,24 @@ type refusal struct {
 	grpcCode   grpcCode
 	retryAfter time.Duration // 0: not told
 	quotas     []quotaItem
+	text       []byte // the memory of the problem's detail
 }
 
-func quotaExceeded(c claims, d limiter.Decision) *refusal {
-	out := &refusal{
+// quotaExceeded makes f the refusal of claims by a decision.
+func (f *refusal) quotaExceeded(c *claims, d limiter.Decision) *refusal {
+	*f = refusal{
 		weirError:  errorQuotaExceeded,
 		grpcCode:   grpcResourceExhausted,
 		retryAfter: d.RetryAfter,
-		quotas:     appendQuotaItems(nil, c, d),
+		quotas:     appendQuotaItems(f.quotas[:0], c, d),
 		problem: problem{
 			Type:             typeQuotaExceeded,
 			Title:            "Request cannot be satisfied as assigned quota has been exceeded",
 			Status:           http.StatusTooManyRequests,
+			ViolatedPolicies: f.problem.ViolatedPolicies[:0],
 			RetryAfterMillis: max(ceilMillis(d.RetryAfter), 0),
 		},
+		text: f.text[:0],
 	}
 	var worst limiter.Quota
 	for i, p := range c.policies {
@@ -82,24 +69,27 @@ func quotaExceeded(c claims, d limiter.Decision) *refusal {
 			continue
 		}
 		q, _ := tightest(d, i)
-		out.problem.ViolatedPolicies = append(out.problem.ViolatedPolicies, p.Service)
-		if len(out.problem.ViolatedPolicies) == 1 || laterThan(q.RetryAfter, worst.RetryAfter) {
+		f.problem.ViolatedPolicies = append(f.problem.ViolatedPolicies, p.Service)
+		if len(f.problem.ViolatedPolicies) == 1 || laterThan(q.RetryAfter, worst.RetryAfter) {
 			worst = q
-			out.problem.Policy, out.problem.Service = p.fullName, p.Service
+			f.problem.Policy, f.problem.Service = p.fullName, p.Service
 		}
 	}
-	out.problem.Limit = worst.Limit.Requests
-	out.problem.Window = ceilSeconds(worst.Limit.Window())
-	out.problem.Detail = fmt.Sprintf("Service %q admits %d requests in any %d s for this caller. %s",
-		out.problem.Service, out.problem.Limit, out.problem.Window, whenNext(d.RetryAfter))
-	return out
+	f.problem.Limit = worst.Limit.Requests
+	f.problem.Window = ceilSeconds(worst.Limit.Window())
+	f.text = strconv.AppendQuote(append(f.text, "Service "...), f.problem.Service)
+	f.text = strconv.AppendInt(append(f.text, " admits "...), f.problem.Limit, 10)
+	f.text = strconv.AppendInt(append(f.text, " requests in any "...), f.problem.Window, 10)
+	f.text = append(append(f.text, " s for this caller. "...), whenNext(d.RetryAfter)...)
+	f.problem.Detail = viewOf(f.text)
+	return f
 }
 
 func whenNext(d time.Duration) string {
 	if d < 0 {
 		return "This request asks for more than that."
 	}
-	return fmt.Sprintf("The next one is admitted in %s.", time.Duration(ceilMillis(d))*time.Millisecond)
+	return "The next one is admitted in " + (time.Duration(ceilMillis(d)) * time.Millisecond).String() + "."
 }
 
 func storeUnavailable() *refusal {
@@ -162,44 +152,61 @@ func unreadable(wrong *malformed) *refusal {
 	}
 }
 
-// answer is a refusal as a response: status, fields in their order and body.
+// answer is a refusal as a response: status, fields in their order and body. Its
+// memory serves one response after another.
 type answer struct {
 	status int
 	fields []field
 	body   []byte
+	// values has those of the fields that are not constant.
+	values []byte
+	// message is the whole, as HTTP/1.1 has it.
+	message []byte
 }
 
-// answer says the refusal in the client's way: gRPC's, or HTTP's.
-func (f *refusal) answer(grpc bool) answer {
-	out := answer{status: f.problem.Status, fields: make([]field, 0, 8)}
+// say makes a the refusal as the client reads it: gRPC's way, or HTTP's.
+func (a *answer) say(f *refusal, grpc bool) {
+	a.status = f.problem.Status
+	a.fields, a.values, a.body = a.fields[:0], a.values[:0], a.body[:0]
 	if f.retryAfter > 0 {
-		out.add("Retry-After", strconv.FormatInt(wholeSeconds(f.retryAfter), 10))
+		a.number("Retry-After", wholeSeconds(f.retryAfter))
 	}
 	if len(f.quotas) > 0 {
-		out.add(fieldRateLimitPolicy, string(appendPolicies(nil, f.quotas)))
-		out.add(fieldRateLimit, string(appendStates(nil, f.quotas)))
+		from := len(a.values)
+		a.values = appendPolicies(a.values, f.quotas)
+		a.addFrom(fieldRateLimitPolicy, from)
+		from = len(a.values)
+		a.values = appendStates(a.values, f.quotas)
+		a.addFrom(fieldRateLimit, from)
 	}
-	out.add(headerWeirError, f.weirError)
+	a.add(headerWeirError, f.weirError)
 	if grpc {
-		f.grpcAnswer(&out)
-		return out
+		f.grpcAnswer(a)
+		return
 	}
-	encoded, err := json.Marshal(&f.problem)
-	if err != nil {
-		panic(err) // only our own struct, which encodes
-	}
-	out.body = encoded
-	out.add("Content-Type", "application/problem+json")
-	out.add("Content-Length", strconv.Itoa(len(encoded)))
-	return out
+	a.body = f.problem.appendJSON(a.body)
+	a.add("Content-Type", "application/problem+json")
+	a.number("Content-Length", int64(len(a.body)))
 }
 
 func (a *answer) add(name, value string) { a.fields = append(a.fields, field{name, value}) }
 
-// appendHTTP1 writes the answer as HTTP/1.1 has it. The last one of a
-// connection says so, and one that is not, to HTTP/1.0, too.
-func (a *answer) appendHTTP1(b []byte, bodiless, keepAlive, last bool) []byte {
-	b = append(b, "HTTP/1.1 "...)
+func (a *answer) number(name string, value int64) {
+	from := len(a.values)
+	a.values = strconv.AppendInt(a.values, value, 10)
+	a.addFrom(name, from)
+}
+
+// addFrom adds a field whose value has been appended to the values.
+func (a *answer) addFrom(name string, from int) { a.add(name, viewOf(a.values[from:])) }
+
+// viewOf is a string that lives as long as the bytes do not change.
+func viewOf(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }
+
+// asHTTP1 is the answer as HTTP/1.1 has it. The last one of a connection says
+// so, and one that is not, to HTTP/1.0, too.
+func (a *answer) asHTTP1(bodiless, keepAlive, last bool) []byte {
+	b := append(a.message[:0], "HTTP/1.1 "...)
 	b = strconv.AppendInt(b, int64(a.status), 10)
 	b = append(append(append(b, ' '), http.StatusText(a.status)...), "\r\n"...)
 	for _, line := range a.fields {
@@ -215,15 +222,17 @@ func (a *answer) appendHTTP1(b []byte, bodiless, keepAlive, last bool) []byte {
 		b = append(b, "Connection: keep-alive\r\n"...)
 	}
 	b = append(b, "\r\n"...)
-	if bodiless {
-		return b
+	if !bodiless {
+		b = append(b, a.body...)
 	}
-	return append(b, a.body...)
+	a.message = b
+	return b
 }
 
 // write answers a request of net/http's.
 func (f *refusal) write(w http.ResponseWriter, r *http.Request) {
-	out := f.answer(strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc"))
+	var out answer
+	out.say(f, strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc"))
 	h := w.Header()
 	for _, line := range out.fields {
 		h[line.name] = []string{line.value}

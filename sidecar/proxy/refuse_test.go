@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"encoding/base64"
+	"encoding/json"
 	"flag"
 	"net/http"
 	"net/http/httptest"
@@ -15,6 +16,7 @@ import (
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/protobuf/proto"
+	"pgregory.net/rapid"
 
 	"github.com/weir-dev/weir/sidecar/limiter"
 	"github.com/weir-dev/weir/sidecar/ruleset"
@@ -42,7 +44,7 @@ func TestRefusalGolden(t *testing.T) {
 	c, d := twoPolicies(t)
 	reject := mustCompile(t, basic("spotify", func(p *ruleset.Policy) { p.IfMissing = ruleset.IfMissingReject })).policies[0]
 	for name, f := range map[string]*refusal{
-		"quota-exceeded":   quotaExceeded(c, d),
+		"quota-exceeded":   new(refusal).quotaExceeded(&c, d),
 		"store":            storeUnavailable(),
 		"identity-missing": unnamed(reject),
 		"unreachable":      unreachable(),
@@ -79,7 +81,7 @@ func TestGRPCRefusal(t *testing.T) {
 	r := httptest.NewRequest(http.MethodPost, "/a.B/C", nil)
 	r.Header.Set("Content-Type", "application/grpc+proto")
 	w := httptest.NewRecorder()
-	quotaExceeded(c, d).write(w, r)
+	new(refusal).quotaExceeded(&c, d).write(w, r)
 	h := w.Header()
 	if w.Code != http.StatusOK || h.Get("Grpc-Status") != "8" || h.Get("Content-Type") != "application/grpc" || w.Body.Len() > 0 {
 		t.Fatalf("answer %d %v %q, want trailers only with grpc-status 8", w.Code, h, w.Body)
@@ -154,7 +156,7 @@ func TestRateLimitFields(t *testing.T) {
 	} {
 		compiled := mustCompile(t, basic("a", nil))
 		h := http.Header{}
-		addRateLimitFields(h, appendQuotaItems(nil, claims{policies: compiled.policies}, c.d))
+		addRateLimitFields(h, appendQuotaItems(nil, &claims{policies: compiled.policies}, c.d))
 		if got := strings.Join(h[fieldRateLimitPolicy], ""); got != c.policy {
 			t.Errorf("%s: RateLimit-Policy %s, want %s", c.reason, got, c.policy)
 		}
@@ -204,4 +206,25 @@ func TestUnnamedSaysWhatToSend(t *testing.T) {
 			t.Errorf("%+v: %q, want it to end in %q", c.source, got, c.want)
 		}
 	}
+}
+
+// The body is what encoding/json makes of it.
+func TestProblemIsEncodedAsJSON(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		text := rapid.OneOf(rapid.String(), rapid.SampledFrom([]string{`a "b"\`, "<&>", "plain"}))
+		p := problem{
+			Type: text.Draw(t, "type"), Title: text.Draw(t, "title"), Detail: text.Draw(t, "detail"),
+			Status: rapid.Int().Draw(t, "status"), Policy: text.Draw(t, "policy"), Service: text.Draw(t, "service"),
+			ViolatedPolicies: rapid.SliceOfN(text, 0, 3).Draw(t, "violated"),
+			Limit:            rapid.Int64().Draw(t, "limit"), Window: rapid.Int64Range(0, 2).Draw(t, "window"), RetryAfterMillis: rapid.Int64Range(0, 2).Draw(t, "retry"),
+		}
+		want, err := json.Marshal(&p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := p.appendJSON(nil); string(got) != string(want) {
+			t.Fatalf("got  %s\nwant %s", got, want)
+		}
+	})
 }

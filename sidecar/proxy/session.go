@@ -92,6 +92,7 @@ type session struct {
 	body     chunks
 	trailers []byte
 	scratch  []byte
+	reply    answer // of our own
 	// asked is written by it before pending, and read by the other.
 	asked asking
 	// out is the head that the destination's reader reads.

@@ -76,7 +76,7 @@ func (a *admission) takeInTurn(ctx context.Context, p *Proxy, direction ruleset.
 	c := &a.asked.enforce
 	var refused limiter.Decision
 	if !p.lines.waited(c) {
-		d, o := p.ask(ctx, *c)
+		d, o := p.ask(ctx, c)
 		if o != outcomeLimited || !c.worthHolding(d, arrived) {
 			c.countLimited(d, o)
 			return d, o
@@ -160,7 +160,7 @@ func (h *hold) turn(ctx context.Context) step {
 		c.policies[before].overflows[full].Inc()
 		return h.unserved(ctx)
 	}
-	d, o := h.p.ask(ctx, *c)
+	d, o := h.p.ask(ctx, c)
 	switch o {
 	case outcomeLimited:
 		return h.refused(d)
@@ -191,7 +191,7 @@ func (h *hold) refused(d limiter.Decision) step {
 // behind has the request wait for those before it, if that is not in vain.
 func (h *hold) behind(ctx context.Context) step {
 	c := &h.a.asked.enforce
-	d, o := h.p.peek(ctx, *c)
+	d, o := h.p.peek(ctx, c)
 	until := h.w.arrived.Add(c.policies[h.claim].Wait.MaxWait())
 	early := time.Now().Before(until)
 	switch {
@@ -206,7 +206,7 @@ func (h *hold) behind(ctx context.Context) step {
 
 // unserved refuses the request, which waits no longer, with what is true now.
 func (h *hold) unserved(ctx context.Context) step {
-	d, o := h.p.peek(ctx, h.a.asked.enforce)
+	d, o := h.p.peek(ctx, &h.a.asked.enforce)
 	if o == outcomeAdmitted {
 		h.a.asked.enforce.nextIn(&d, h.claim)
 		o = outcomeLimited
@@ -244,7 +244,7 @@ func (h *hold) report(o outcome) {
 }
 
 // peek says what ask would, and neither takes nor counts.
-func (p *Proxy) peek(ctx context.Context, c claims) (limiter.Decision, outcome) {
+func (p *Proxy) peek(ctx context.Context, c *claims) (limiter.Decision, outcome) {
 	if len(c.takes) == 0 {
 		return limiter.Decision{Admitted: true}, outcomeAdmitted
 	}

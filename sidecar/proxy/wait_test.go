@@ -445,7 +445,7 @@ func TestSidecarHoldsSoManyAndNoMore(t *testing.T) {
 // admitting is a store that has room.
 type admitting struct{ decision limiter.Decision }
 
-func (s *admitting) Take(context.Context, []limiter.Take) (limiter.Decision, error) {
+func (s *admitting) TakeInto(context.Context, []limiter.Take, []limiter.Quota) (limiter.Decision, error) {
 	return s.decision, nil
 }
 
