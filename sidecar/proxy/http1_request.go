@@ -30,6 +30,7 @@ func (s *session) requests() {
 func (s *session) request() bool {
 	if s.client.empty() {
 		s.busy.Store(false)
+		s.client.heads = true
 		if err := s.client.fill(); err != nil {
 			return s.clientEnded(err)
 		}
@@ -80,6 +81,7 @@ func (s *session) decide() (*refusal, error) {
 func (s *session) readRequest() error {
 	s.in.reset()
 	timed := false
+	defer func() { s.client.heads = false }()
 	for {
 		data := s.client.bytes()
 		for !s.in.begun && len(data) >= 2 && data[0] == '\r' && data[1] == '\n' { // RFC 9112 section 2.2

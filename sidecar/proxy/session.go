@@ -432,6 +432,7 @@ func (s *session) begin() bool {
 // has no patience with one that pauses within its first line, and any with one
 // that has not begun.
 func (s *session) sniff() (protocol, error) {
+	s.client.heads = true
 	err := s.client.fill()
 	s.spoke(err)
 	switch {

@@ -10,8 +10,10 @@ import (
 )
 
 const (
-	// bufferBytes is what a connection reads at once. Most heads, with their
-	// bodies, fit.
+	// headBytes is what a connection reads at once where a request's head is due:
+	// most fit, and while a request waits for Redis it holds no more.
+	headBytes = 4 << 10
+	// bufferBytes is what a connection reads at once elsewhere.
 	bufferBytes = 16 << 10
 	// spareBytes at the end of a buffer stay free while a response is read, for
 	// the fields that are added to it.
@@ -21,7 +23,10 @@ const (
 	largeBytes = 16 << 20
 )
 
-var bufferPool = sync.Pool{New: func() any { return new([bufferBytes]byte) }}
+var (
+	headPool   = sync.Pool{New: func() any { return new([headBytes]byte) }}
+	bufferPool = sync.Pool{New: func() any { return new([bufferBytes]byte) }}
+)
 
 // large counts the memory of large heads.
 var large atomic.Int64
@@ -37,9 +42,10 @@ type stream struct {
 	socket *net.TCPConn    // nil over TLS
 	raw    syscall.RawConn // the socket's; nil over TLS
 
-	buf        []byte // nil, or pooled, or a large one
-	pooled     *[bufferBytes]byte
+	buf        []byte // nil, or of one of the pools, or a large one
 	start, end int
+	// heads: a request's head is due.
+	heads bool
 
 	// readReady reads once into a fresh buffer, for raw.Read; made once.
 	readReady func(fd uintptr) bool
@@ -65,8 +71,8 @@ func (s *stream) open(c net.Conn) {
 
 // take takes over what another stream has buffered.
 func (s *stream) take(from *stream) {
-	s.buf, s.pooled, s.start, s.end = from.buf, from.pooled, from.start, from.end
-	from.buf, from.pooled, from.start, from.end = nil, nil, 0, 0
+	s.buf, s.start, s.end = from.buf, from.start, from.end
+	from.buf, from.start, from.end = nil, 0, 0
 }
 
 // NetConn is the connection beneath, as tls.Conn has it.
@@ -86,13 +92,16 @@ func (s *stream) consume(n int) {
 
 // release drops what is buffered.
 func (s *stream) release() {
-	switch {
-	case s.pooled != nil:
-		bufferPool.Put(s.pooled)
-	case s.buf != nil:
+	switch len(s.buf) {
+	case 0:
+	case headBytes:
+		headPool.Put((*[headBytes]byte)(s.buf))
+	case bufferBytes:
+		bufferPool.Put((*[bufferBytes]byte)(s.buf))
+	default:
 		large.Add(-int64(len(s.buf)))
 	}
-	s.buf, s.pooled, s.start, s.end = nil, nil, 0, 0
+	s.buf, s.start, s.end = nil, 0, 0
 }
 
 // fill waits for more bytes and buffers them; there must be room.
@@ -121,8 +130,11 @@ func (s *stream) fill() error {
 }
 
 func (s *stream) lend() {
-	s.pooled = bufferPool.Get().(*[bufferBytes]byte)
-	s.buf = s.pooled[:]
+	if s.heads {
+		s.buf = headPool.Get().(*[headBytes]byte)[:]
+		return
+	}
+	s.buf = bufferPool.Get().(*[bufferBytes]byte)[:]
 }
 
 // readFresh takes a buffer only when there is something to put into it.
@@ -193,12 +205,17 @@ func (s *stream) room() (moved bool, err error) {
 		s.start = 0
 		return true, nil
 	}
-	size := 2 * len(s.buf)
-	if large.Add(int64(size)) > largeBytes {
-		large.Add(-int64(size))
-		return false, errLargeHeads
+	var bigger []byte
+	if len(s.buf) == headBytes {
+		bigger = bufferPool.Get().(*[bufferBytes]byte)[:]
+	} else {
+		size := 2 * len(s.buf)
+		if large.Add(int64(size)) > largeBytes {
+			large.Add(-int64(size))
+			return false, errLargeHeads
+		}
+		bigger = make([]byte, size)
 	}
-	bigger := make([]byte, size)
 	n := copy(bigger, s.bytes())
 	s.release()
 	s.buf, s.end = bigger, n
