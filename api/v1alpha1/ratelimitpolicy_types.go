@@ -401,7 +401,7 @@ type Limit struct {
 	// requests admitted in any one window.
 	// +required
 	// +kubebuilder:validation:Minimum=1
-	// +kubebuilder:validation:Maximum=10000
+	// +kubebuilder:validation:Maximum=1000000000
 	Requests int32 `json:"requests,omitempty"`
 
 	// window is the sliding window's length in whole seconds, 1s to 744h.
