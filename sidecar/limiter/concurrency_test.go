@@ -1,6 +1,7 @@
 package limiter
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"strconv"
@@ -171,5 +172,58 @@ func TestUseSwapsLive(t *testing.T) {
 			list, err := client.ClientList(t.Context()).Result()
 			return err == nil && len(list) > 0 && countLines(list) == 1
 		})
+	}
+}
+
+// The same with leases, which nobody but the takers themselves can time: for
+// each admission there are an instant before and one after.
+func TestNoWindowIsEverOverWithLeases(t *testing.T) {
+	t.Parallel()
+	const limit, window, duration = 400, 600 * time.Millisecond, 3 * time.Second
+	server := redistest.Start(t)
+	var limiters []*Limiter
+	for range 4 {
+		limiters = append(limiters, newLimiter(t, server.URL()))
+	}
+	take := Take{Namespace: "n", Service: "s", Identity: "u", Limits: []ruleset.Limit{{Requests: limit, WindowMillis: window.Milliseconds()}}}
+	ctx, cancel := context.WithTimeout(t.Context(), duration)
+	defer cancel()
+	type span struct{ before, after time.Duration }
+	var mu sync.Mutex
+	var admitted []span
+	start := time.Now()
+	flood(limiters, 2, func(l *Limiter) {
+		for ctx.Err() == nil {
+			before := time.Since(start)
+			d := mustTake(t, l, take)
+			after := time.Since(start)
+			if d.Admitted {
+				mu.Lock()
+				admitted = append(admitted, span{before, after})
+				mu.Unlock()
+				continue
+			}
+			time.Sleep(min(d.RetryAfter, 5*time.Millisecond)) // others flood as well
+		}
+	})
+	slices.SortFunc(admitted, func(a, b span) int { return cmp.Compare(a.before, b.before) })
+	for i, first := range admitted {
+		within := 0
+		for _, other := range admitted[i:] {
+			if other.before >= first.before+window {
+				break
+			}
+			if other.after < first.before+window {
+				within++
+			}
+		}
+		if within > limit {
+			t.Fatalf("%d were admitted within %v from %v on, want at most %d", within, window, first.before, limit)
+		}
+	}
+	most := limit * float64(duration+window) / float64(window)
+	t.Logf("admitted %d, %.1f %% of what %v and a full window at the beginning allow", len(admitted), 100*float64(len(admitted))/most, duration)
+	if len(admitted) < 2*limit {
+		t.Errorf("admitted %d in %v, want at least %d: windows must free", len(admitted), duration, 2*limit)
 	}
 }
