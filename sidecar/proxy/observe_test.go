@@ -47,9 +47,14 @@ func (g *gate) Remaining(ctx context.Context, takes []limiter.Take) (limiter.Dec
 // before puts a proxy with this Taker in front of an application.
 func (g *gate) before(t *testing.T, policies ...ruleset.Policy) *house {
 	g.open = make(chan struct{})
+	return before(t, g, policies...)
+}
+
+// before puts a proxy with a Taker in front of an application.
+func before(t *testing.T, taker Taker, policies ...ruleset.Policy) *house {
 	h := &house{t: t, upstream: addrPort(application(t, seen)), registry: prometheus.NewRegistry()}
 	h.proxy = New(Config{
-		Taker: g, Registerer: h.registry,
+		Taker: taker, Registerer: h.registry,
 		Destination: func(net.Conn) (netip.AddrPort, error) { return h.upstream, nil },
 	})
 	h.apply(policies...)
@@ -75,8 +80,11 @@ func TestStoreThatDidNotAnswerIsNotAskedAgainForARequest(t *testing.T) {
 	store := &gate{missing: 1, err: limiter.ErrStore}
 	h := store.before(t, basic("enforce", inbound(nil)), basic("observe", inbound(func(p *ruleset.Policy) { p.Observe = true })))
 	do(t, h.client(http1), ask(t, http.MethodGet, "http://app/", nil))
-	if store.asked != 1 {
-		t.Errorf("the store was asked %d times, want once", store.asked)
+	store.mu.Lock()
+	asked := store.asked
+	store.mu.Unlock()
+	if asked != 1 {
+		t.Errorf("the store was asked %d times, want once", asked)
 	}
 	h.wantCount(1, requests, "enforce", "uncounted")
 	h.wantCount(1, requests, "observe", "uncounted")

@@ -11,6 +11,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"io"
+	"log/slog"
 	"math/big"
 	"net"
 	"net/http"
@@ -18,6 +19,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/weir-dev/weir/sidecar/intercept"
 	"github.com/weir-dev/weir/sidecar/ruleset"
@@ -104,20 +107,20 @@ func provider(t testing.TB, signer *authority, handler http.HandlerFunc) net.Add
 // hosts that theirs signed.
 func intercepting(t testing.TB, upstream net.Addr, mine, theirs *authority, issue func(context.Context, []byte) ([]byte, error), policies ...ruleset.Policy) *house {
 	t.Helper()
-	h := serve(t, ruleset.Outbound, upstream, policies...)
-	i, err := intercept.New(intercept.Config{
-		Issue: issue, Trust: true, Authorities: mine.pem(), TrustDir: t.TempDir(), ExtraRoots: theirs.pem(),
-		Registerer: h.registry, Logger: h.proxy.log,
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(i.Close)
-	if err := i.Use(&ruleset.Ruleset{Namespace: "ns", Authorities: mine.pem(), Policies: policies}); err != nil {
-		t.Fatal(err)
-	}
-	h.proxy.interceptor = i // before the first connection
-	return h
+	return serveWith(t, func(registry *prometheus.Registry) *intercept.Interceptor {
+		i, err := intercept.New(intercept.Config{
+			Issue: issue, Trust: true, Authorities: mine.pem(), TrustDir: t.TempDir(), ExtraRoots: theirs.pem(),
+			Registerer: registry, Logger: slog.New(slog.DiscardHandler),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(i.Close)
+		if err := i.Use(&ruleset.Ruleset{Namespace: "ns", Authorities: mine.pem(), Policies: policies}); err != nil {
+			t.Fatal(err)
+		}
+		return i
+	}, ruleset.Outbound, upstream, policies...)
 }
 
 // secureClient speaks TLS to whatever host through the house.
