@@ -15,6 +15,11 @@ type client interface {
 	watch(ctx context.Context) (watched context.Context, stop func())
 }
 
+// askAgain is after how long the first of a line asks for its slot again, where
+// that is foretold for later: sidecars give back what they leased of larger
+// limits and did not use. Of smaller ones the limiter remembers the refusal.
+const askAgain = time.Second
+
 // waits reports whether any of the policies holds requests that exceed its
 // limit.
 func (c *claims) waits() bool {
@@ -183,9 +188,8 @@ func (h *hold) refused(d limiter.Decision) step {
 		c.policies[h.claim].overflows[full].Inc()
 		return step{decision: d, outcome: outcomeLimited}
 	}
-	// Another sidecar may have the slot by then. Never at once again: the
-	// store's clock may differ from ours in pace.
-	return step{outcome: outcomeHeld, until: time.Now().Add(max(d.RetryAfter, time.Millisecond))}
+	// Another sidecar may have the slot by then.
+	return step{outcome: outcomeHeld, until: time.Now().Add(min(max(d.RetryAfter, time.Millisecond), askAgain))}
 }
 
 // behind has the request wait for those before it, if that is not in vain.

@@ -3,9 +3,11 @@ package proxy
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"net/http"
 	"strconv"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -179,14 +181,47 @@ func TestWaitingEndsWhenTheSlotIsFree(t *testing.T) {
 	h.awaitWaiting(0)
 }
 
+// slots is a store that has some, and refuses without.
+type slots struct{ free atomic.Int64 }
+
+// inAMinute is the refusal of a quota of one request a minute.
+func inAMinute() limiter.Decision {
+	return limiter.Decision{RetryAfter: time.Minute, Quotas: []limiter.Quota{{
+		Limit: ruleset.Limit{Requests: 1, WindowMillis: minute}, Reset: time.Minute, RetryAfter: time.Minute,
+	}}}
+}
+
+func (s *slots) TakeInto(context.Context, []limiter.Take, []limiter.Quota) (limiter.Decision, error) {
+	if s.free.Add(-1) < 0 {
+		s.free.Add(1)
+		return inAMinute(), nil
+	}
+	return limiter.Decision{Admitted: true, Quotas: []limiter.Quota{{Limit: ruleset.Limit{Requests: 1, WindowMillis: minute}}}}, nil
+}
+
+func (s *slots) Remaining(context.Context, []limiter.Take) (limiter.Decision, error) {
+	d := inAMinute()
+	if s.free.Load() > 0 {
+		d.Admitted, d.RetryAfter, d.Quotas[0].RetryAfter, d.Quotas[0].Remaining = true, 0, 0, 1
+	}
+	return d, nil
+}
+
+// A slot becomes free that nobody has foretold, and a request comes before the
+// one that waits has heard of it.
 func TestNobodyOvertakesTheWaiting(t *testing.T) {
 	t.Parallel()
-	h := serve(t, ruleset.Inbound, application(t, seen), holding("p", 1, minute, nil))
+	store := &slots{}
+	h := before(t, store, holding("p", 1, minute, nil))
 	c := h.crowd(http1)
-	c.line("alice", "early", "late")
-	h.apply(holding("p", 2, minute, nil)) // one more slot, of which both learn at once
+	c.send("early", "alice")
+	h.awaitWaiting(1)
+	store.free.Store(1)
+	c.send("late", "alice")
 	c.want("early", http.StatusOK)
 	h.awaitWaiting(1)
+	store.free.Store(1)
+	c.want("late", http.StatusOK)
 }
 
 func TestWaitingHoldsUpNobodyElse(t *testing.T) {
@@ -214,14 +249,19 @@ func TestSoManyWaitAndNoMore(t *testing.T) {
 	wantExact(t, c.want("full", http.StatusTooManyRequests), minute/2)
 	h.wantCount(1, overflows, "p", "policy")
 	h.wantCount(1, requests, "p", "limited")
+}
 
-	if err := h.redis.Client().FlushAll(t.Context()).Err(); err != nil {
-		t.Fatal(err)
-	}
-	c.send("full", "alice") // the slot that is free belongs to a
-	wantExact(t, c.want("full", http.StatusTooManyRequests), 0)
-	if got := h.taken("p", "alice", minute); got != 0 {
-		t.Errorf("%d units are taken, want none", got)
+// Who finds no place although there is a slot is told when there is another.
+func TestAFreeSlotBelongsToThoseWhoWait(t *testing.T) {
+	t.Parallel()
+	compiled := mustCompile(t, holding("p", 1, minute, nil))
+	c := claims{policies: compiled.policies, takes: make([]limiter.Take, 1)}
+	store := &slots{}
+	store.free.Store(1)
+	d, _ := store.Remaining(t.Context(), c.takes)
+	c.nextIn(&d, 0)
+	if d.Admitted || d.RetryAfter != time.Minute || !refusedBy(d, 0) {
+		t.Errorf("%+v, want a refusal for a minute", d)
 	}
 }
 
@@ -384,6 +424,53 @@ func TestStoreFailureWhileWaiting(t *testing.T) {
 			}
 			h.awaitWaiting(0)
 		})
+	}
+}
+
+// failing is a store that refuses, and once it has broken, fails the first take
+// at once and others when so many of them come together.
+type failing struct {
+	gate
+	broken atomic.Bool
+	failed atomic.Bool
+}
+
+func (f *failing) TakeInto(ctx context.Context, takes []limiter.Take, quotas []limiter.Quota) (limiter.Decision, error) {
+	switch {
+	case !f.broken.Load():
+		return inAMinute(), nil
+	case !f.failed.Swap(true):
+		return limiter.Decision{}, limiter.ErrStore
+	}
+	return f.gate.TakeInto(ctx, takes, quotas)
+}
+
+func (f *failing) Remaining(context.Context, []limiter.Take) (limiter.Decision, error) {
+	if f.broken.Load() {
+		return limiter.Decision{}, errors.New("the test breaks the store when all wait")
+	}
+	return inAMinute(), nil
+}
+
+// Else the last would wait for the store's timeout as often as there are others.
+func TestALineDoesNotWaitForAStoreOneByOne(t *testing.T) {
+	t.Parallel()
+	policy := holding("p", 1, minute, func(p *ruleset.Policy) { p.OnStoreFailure = ruleset.OnStoreFailureDeny })
+	store := &failing{gate: gate{missing: 3, err: limiter.ErrStore, open: make(chan struct{})}}
+	h := before(t, store, policy)
+	c := h.crowd(http1)
+	for i := range 4 {
+		c.send("one", "alice")
+		h.awaitWaiting(float64(i + 1))
+	}
+	store.broken.Store(true)
+	h.proxy.lines.mu.Lock()
+	for _, line := range h.proxy.lines.of {
+		line.waiters[0].wake() // as its slot is due
+	}
+	h.proxy.lines.mu.Unlock()
+	for range 4 {
+		c.want("one", http.StatusServiceUnavailable)
 	}
 }
 
