@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"sync/atomic"
 	"syscall"
 )
@@ -47,16 +48,21 @@ func configOfConnection(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 
 // clientFailed says what a client's failed handshake means, once the answer began.
 func (i *Interceptor) clientFailed(host string, err error) error {
-	op, ok := errors.AsType[*net.OpError](err)
-	switch { // crypto/tls gives a peer's alerts no type of their own
-	case ok && op.Op == "remote error": // an alert: it saw the answer and says no
-		i.history.remember(host, Pinned)
-		i.tell(host, Pinned, err)
+	switch {
+	case refused(err):
+		i.pinned(host, err)
 		return &RejectedError{Pinned: true, Err: err}
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
 		return &RejectedError{Pinned: i.strike(host), Err: err}
 	}
 	return fmt.Errorf("handshake with the client: %w", err)
+}
+
+// refused reports whether a client's connection ended with an alert: it saw the
+// answer and says no. crypto/tls gives a peer's alerts no type of their own.
+func refused(err error) bool {
+	op, ok := errors.AsType[*net.OpError](err)
+	return ok && op.Op == "remote error"
 }
 
 // plainAlert is the fatal alert that a connection ended with, in clear. OpenSSL
@@ -83,7 +89,9 @@ type gate struct {
 	hello  []byte // what Read yields first
 	unread int    // bytes that the connection yields once more and are not to be
 	open   atomic.Bool
-	last   [alertLen]byte // what was read last
+	// dropped: the client has ended the connection, or reset it.
+	dropped atomic.Bool
+	last    [alertLen]byte // what was read last
 }
 
 // errWithheld ends a handshake that would begin with an alert.
@@ -111,6 +119,9 @@ func (g *gate) Read(p []byte) (int, error) {
 		}
 	}
 	n, err := g.Conn.Read(p)
+	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) && !errors.Is(err, net.ErrClosed) {
+		g.dropped.Store(true)
+	}
 	g.keep(p[:n])
 	return n, err
 }

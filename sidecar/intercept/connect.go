@@ -26,7 +26,7 @@ func offer(alpn []string) []string {
 	return offered
 }
 
-// errAsked aborts a handshake in which the host asks for a certificate.
+// errAsked aborts a handshake, also a later one, in which the host asks for a certificate.
 var errAsked = errors.New("the host asks for a client's certificate")
 
 // Connect makes a further TLS connection to the host, for what the first can
@@ -51,6 +51,9 @@ func (i *Interceptor) connect(ctx context.Context, hello Hello, dial func(contex
 		RootCAs:            roots,
 		MinVersion:         tls.VersionTLS12,
 		ClientSessionCache: i.tickets,
+		// TLS 1.2 may ask for a certificate once it has seen the request: errAsked
+		// then comes from Read.
+		Renegotiation: tls.RenegotiateFreelyAsClient,
 		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
 			return nil, errAsked
 		},

@@ -64,8 +64,13 @@ func (h *Hello) readServerName(body cursor) bool {
 	return true
 }
 
-// serverName is the DNS name in lower case; empty when it is none.
+// serverName is the DNS name in lower case; empty when it is none. A dot at the
+// end, which RFC 6066 rules out, is passed over as servers do (nginx): it must
+// not hide the name. Intercept lets such a Hello pass, as crypto/tls refuses it.
 func serverName(name []byte) string {
+	if n := len(name); n > 0 && name[n-1] == '.' {
+		name = name[:n-1]
+	}
 	if len(name) > maxServerNameLen {
 		return ""
 	}
@@ -86,7 +91,7 @@ func serverName(name []byte) string {
 		}
 	}
 	if label == 0 {
-		return "" // a dot at the end, which RFC 6066 rules out
+		return ""
 	}
 	if last := name[len(name)-1]; '0' <= last && last <= '9' {
 		if _, err := netip.ParseAddr(string(name)); err == nil {

@@ -62,7 +62,8 @@ const (
 // keeps data, which must stay as it is until Intercept has returned.
 //
 // It is strict: what it calls Complete, crypto/tls reads alike, but for what
-// it does not look at.
+// it does not look at, and for a name with a dot at its end, which crypto/tls
+// refuses.
 func ReadHello(data []byte) (Hello, Status) {
 	bounded := data[:min(len(data), MaxHello)]
 	message, status := helloMessage(bounded)

@@ -200,14 +200,14 @@ func (h *house) receive(ctx context.Context, c *peeked) {
 	defer h.sessions.Add(-1)
 	defer context.AfterFunc(ctx, func() { _ = session.Upstream.NetConn().Close() })()
 	first := make([]byte, 1)
-	n, _ := session.Client.Read(first)
+	n, err := session.Client.Read(first)
 	if n == 0 {
-		session.Unused()
+		session.Unused(err)
 		_ = session.Upstream.Close()
 		return
 	}
 	session.Used()
-	relay(&withPrefix{session.Client, first}, session.Upstream)
+	relay(&withPrefix{session.Client, first}, &upstream{session.Upstream, session})
 }
 
 func (h *house) dial(ctx context.Context) (net.Conn, error) {
@@ -362,6 +362,20 @@ func (c *withPrefix) Read(p []byte) (int, error) {
 		return n, nil
 	}
 	return c.Conn.Read(p)
+}
+
+// upstream is a session's, which is told of its end.
+type upstream struct {
+	*tls.Conn
+	session *Session
+}
+
+func (u *upstream) Read(p []byte) (int, error) {
+	n, err := u.Conn.Read(p)
+	if err != nil {
+		u.session.UpstreamEnded(err)
+	}
+	return n, err
 }
 
 // relay copies both ways until both are done, passing on each end.

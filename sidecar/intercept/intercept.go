@@ -13,10 +13,15 @@
 //   - Processes that cannot know the authority, as they began before it: see
 //     NotIntercepting.
 //   - Hosts that ask for a client's certificate, whose key only the client has.
+//     Of those that ask once they have seen a request (renegotiation in TLS 1.2)
+//     the first connection fails, and those of the next ten minutes pass.
 //   - Hosts whose certificate does not verify: the client judges it itself.
 //   - Clients that accept certain certificates only (pinning). The first
 //     connection fails, as only the client's refusal shows it, and those of the
-//     next ten minutes pass.
+//     next ten minutes pass. A refusal is an alert, or three connections in a
+//     row dropped without a word. One that ends in order (close_notify) is none,
+//     as health checks end so, too: clients that refuse like that need
+//     tls: Passthrough.
 //   - Early data (0-RTT): it is under a key that only the host has.
 //
 // An encrypted ClientHello (ECH) beside a name that is intercepted changes
@@ -229,7 +234,7 @@ func (i *Interceptor) review() {
 }
 
 // Count counts a connection of which the caller decided itself what becomes of
-// it: Passthrough, NoSNI or ECH.
+// it: Passthrough, NoSNI, ECH or Unreadable.
 func (i *Interceptor) Count(outcome Outcome) { i.metrics.count(outcome) }
 
 // Close ends what goes on in the background.

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -139,31 +140,28 @@ func TestInterceptResumesSessions(t *testing.T) {
 
 func TestInterceptAsksOnceForManyConnections(t *testing.T) {
 	t.Parallel()
-	operator := newAuthority(t, "weir")
-	p := provide(t, nil)
-	held := make(chan struct{})
-	h := build(t, operator, p, []string{"*.provider.test"}, func(c *Config) {
-		c.Issue = func(ctx context.Context, request []byte) ([]byte, error) {
-			if isFor(request, host) {
-				<-held
-			}
+	synctest.Test(t, func(t *testing.T) { // where no connection is out of time
+		operator := newAuthority(t, "weir")
+		held := make(chan struct{})
+		l := cache(t, operator, func(ctx context.Context, request []byte) ([]byte, error) {
+			<-held
 			return operator.issue(ctx, request)
+		})
+		var connections sync.WaitGroup
+		for range 200 {
+			connections.Go(func() {
+				if _, err := l.get(t.Context(), host); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		synctest.Wait() // for all of them to wait
+		close(held)
+		connections.Wait()
+		if asked := operator.asked.Load(); asked != 1 {
+			t.Errorf("the operator was asked %d times for one name, want once", asked)
 		}
 	})
-	before := operator.asked.Load()
-	var clients sync.WaitGroup
-	for range 200 {
-		clients.Go(func() {
-			if _, err := get(h.client(operator.pool()), host); err != nil {
-				t.Error(err)
-			}
-		})
-	}
-	close(held)
-	clients.Wait()
-	if asked := operator.asked.Load() - before; asked != 1 {
-		t.Errorf("the operator was asked %d times for one name, want once", asked)
-	}
 }
 
 func TestInterceptEndsWithItsContext(t *testing.T) {

@@ -14,7 +14,7 @@ type metrics struct {
 func newMetrics(r prometheus.Registerer, earliest func() (time.Time, bool)) (*metrics, error) {
 	connections := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "weir_sidecar_tls_connections_total",
-		Help: "Outbound TLS connections, by what became of them: intercepted, rejected by the client, or passed unseen for the reason named.",
+		Help: "Outbound TLS connections, by what became of them: intercepted, rejected by the client, or passed unseen for the reason named. Those intercepted that the client ended without a request count as unused, too.",
 	}, []string{"outcome"})
 	for _, c := range []prometheus.Collector{connections, &expiry{earliest: earliest}} {
 		if err := r.Register(c); err != nil {

@@ -9,8 +9,8 @@ import (
 // label of the metric.
 type Outcome string
 
-// The outcomes. Passthrough, NoSNI and ECH are the caller's to Count, unless
-// it leaves them to Intercept.
+// The outcomes. Passthrough, NoSNI, ECH and Unreadable are the caller's to
+// Count, unless it leaves them to Intercept.
 const (
 	// Intercepted: its requests are seen.
 	Intercepted Outcome = "intercepted"
@@ -31,10 +31,14 @@ const (
 	NoProtocol Outcome = "no_protocol"
 	// Unreachable: no connection to the host.
 	Unreachable Outcome = "unreachable"
+	// Unused, of an intercepted one: the client ended it in order and sent nothing.
+	Unused Outcome = "unused"
 	// Failed: the client's handshake failed otherwise.
 	Failed Outcome = "failed"
 	// Passthrough: no policy intercepts the host.
 	Passthrough Outcome = "passthrough"
+	// Unreadable: it began as TLS, and no ClientHello came that could be read.
+	Unreadable Outcome = "unreadable"
 	// NoSNI: the client names no host.
 	NoSNI Outcome = "no_sni"
 	// ECH: as Passthrough, and the name may not be the true one.
@@ -43,8 +47,8 @@ const (
 
 // outcomes are all of them.
 var outcomes = []Outcome{
-	Intercepted, Rejected, NoLeaf, Untrusted, Unverified, ClientCertificate, Pinned,
-	NoProtocol, Unreachable, Failed, Passthrough, NoSNI, ECH,
+	Intercepted, Unused, Rejected, NoLeaf, Untrusted, Unverified, ClientCertificate, Pinned,
+	NoProtocol, Unreachable, Failed, Passthrough, NoSNI, ECH, Unreadable,
 }
 
 // advice says, of an outcome that is logged once a host, what it is and what to do.

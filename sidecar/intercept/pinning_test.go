@@ -48,7 +48,7 @@ func TestInterceptTakesSilentRefusalsForPinning(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		_ = conn.Close()
+		_ = conn.NetConn().Close()
 		h.want(Intercepted)
 		h.noSessions()
 	}
@@ -67,6 +67,44 @@ func TestInterceptTakesSilentRefusalsForPinning(t *testing.T) {
 		t.Errorf("after %d silent refusals in a row: %v, want the connection to pass", maxStrikes, err)
 	}
 	h.want(Pinned)
+}
+
+// Health checks end TLS in order and say nothing within it: the requests of
+// other clients are seen on, however many there were.
+func TestInterceptTakesNoOrderlyEndForPinning(t *testing.T) {
+	t.Parallel()
+	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
+		operator := newAuthority(t, "weir")
+		p := provide(t, nil)
+		h := build(t, operator, p, []string{host})
+		for range 2 * maxStrikes {
+			conn, err := tls.Dial("tcp", h.addr, &tls.Config{ServerName: host, RootCAs: operator.pool(), MaxVersion: version})
+			if err != nil {
+				t.Fatal(err)
+			}
+			_ = conn.Close()
+			h.want(Intercepted)
+			h.noSessions()
+		}
+		if _, err := get(h.client(operator.pool()), host); err != nil {
+			t.Errorf("%s, after %d unused connections: %v, want a request to be seen", tls.VersionName(version), 2*maxStrikes, err)
+		}
+		h.want(Intercepted)
+		if got := h.counted(Unused); got != 2*maxStrikes {
+			t.Errorf("%s: %v connections were counted as unused, want %d", tls.VersionName(version), got, 2*maxStrikes)
+		}
+	}
+}
+
+// An alert says no, also when the handshake is done.
+func TestInterceptTakesALateAlertForPinning(t *testing.T) {
+	t.Parallel()
+	h := build(t, newAuthority(t, "weir"), nil, nil)
+	session := &Session{SNI: host, interceptor: h.Interceptor}
+	session.Unused(&net.OpError{Op: "remote error", Err: tls.AlertError(42)})
+	if got := h.history.verdict(host); got != Pinned {
+		t.Errorf("after an alert the verdict is %q, want %s", got, Pinned)
+	}
 }
 
 // noSessions waits until no session stands.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"io"
 	"net"
 )
 
@@ -23,9 +24,37 @@ type Session struct {
 // Used says that the client has sent something.
 func (s *Session) Used() { s.interceptor.history.used(s.SNI) }
 
-// Unused says that the client ended the session without having sent anything,
-// as one does that looks at the certificate after the handshake and refuses it.
-func (s *Session) Unused() { s.interceptor.strike(s.SNI) }
+// Unused says that the session ended without the client having sent anything,
+// and what reading from Client ended with. A client that looks at the
+// certificate after the handshake, and refuses it, says so or drops the
+// connection. One that ends TLS in order is taken for a health check, or for a
+// client that connected ahead, and counted.
+func (s *Session) Unused(err error) {
+	switch {
+	case refused(err):
+		s.interceptor.pinned(s.SNI, err)
+	case s.dropped():
+		s.interceptor.strike(s.SNI)
+	case errors.Is(err, io.EOF):
+		s.interceptor.Count(Unused)
+	}
+}
+
+// dropped reports whether the client's connection has ended beneath its TLS.
+func (s *Session) dropped() bool {
+	g, ok := s.Client.NetConn().(*gate)
+	return ok && g.dropped.Load()
+}
+
+// UpstreamEnded says what reading from Upstream ended with. Hosts that ask for
+// a client's certificate only once they have seen a request break the
+// connection; the next ones pass.
+func (s *Session) UpstreamEnded(err error) {
+	if errors.Is(err, errAsked) {
+		s.interceptor.history.remember(s.SNI, ClientCertificate)
+		s.interceptor.tell(s.SNI, ClientCertificate, err)
+	}
+}
 
 // Intercept intercepts a connection whose ClientHello has been read; client's
 // Read yields its bytes again, and dial connects to the host. It fails with
@@ -99,6 +128,12 @@ func (i *Interceptor) leaf(ctx context.Context, host string) (*leaf, error) {
 		return nil, &PassError{Reason: NoLeaf, Err: err}
 	}
 	return leaf, nil
+}
+
+// pinned notes a client's refusal.
+func (i *Interceptor) pinned(host string, cause error) {
+	i.history.remember(host, Pinned)
+	i.tell(host, Pinned, cause)
 }
 
 // strike notes a connection that the client gave up after our answer.

@@ -175,6 +175,6 @@ func (s *session) spoke(err error) {
 	case err == nil:
 		s.secure.Used()
 	default:
-		s.secure.Unused()
+		s.secure.Unused(err)
 	}
 }

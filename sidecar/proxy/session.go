@@ -285,6 +285,9 @@ func (s *session) connected() error {
 
 // upstreamEnded does for the client what the destination did.
 func (s *session) upstreamEnded(err error) {
+	if s.secure != nil {
+		s.secure.UpstreamEnded(err)
+	}
 	if s.modeIs(modeHanded) || s.desert() {
 		return
 	}
