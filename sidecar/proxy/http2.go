@@ -43,6 +43,7 @@ func newHTTP2Server(s *server) *http2Server {
 		Protocols:         &protocols,
 		ReadHeaderTimeout: headTimeout,
 		MaxHeaderBytes:    maxHeadBytes,
+		HTTP2:             flowControl(),
 		ErrorLog:          s.proxy.quiet,
 		BaseContext:       func(net.Listener) context.Context { return s.proxy.cut },
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
@@ -103,9 +104,20 @@ func newHTTP2Transport(s *session) *http.Transport {
 			return s.secure.Connect(ctx, func(ctx context.Context) (net.Conn, error) { return dialer.DialContext(ctx, network, s.address) })
 		},
 		Protocols: &protocols,
+		HTTP2:     flowControl(),
 		// The body passes as the application encoded it.
 		DisableCompression:     true,
 		MaxResponseHeaderBytes: maxHeadBytes,
+	}
+}
+
+// flowControl bounds what is on the way of a stream whose reader is slow, which
+// net/http would have be 4 MiB. All of a connection's streams together may have
+// as much, so that none holds up another.
+func flowControl() *http.HTTP2Config {
+	const perStream, streams = 256 << 10, 250
+	return &http.HTTP2Config{
+		MaxConcurrentStreams: streams, MaxReceiveBufferPerStream: perStream, MaxReceiveBufferPerConnection: streams * perStream,
 	}
 }
 
