@@ -25,10 +25,8 @@ var trustVariables = []variable{
 }
 
 var javaTrust = javaProperties{
-	options: "-Djavax.net.ssl.trustStore=" + trustPath(ruleset.TrustStore) +
-		" -Djavax.net.ssl.trustStorePassword=" + ruleset.TrustStorePassword +
-		" -Djavax.net.ssl.trustStoreType=PKCS12",
-	marks: []string{"javax.net.ssl.trustStore"},
+	options: "-Djavax.net.ssl.trustStore=" + trustPath(ruleset.TrustStore),
+	marks:   []string{"javax.net.ssl.trustStore"},
 }
 
 func trustPath(name string) string { return path.Join(ruleset.TrustDir, name) }

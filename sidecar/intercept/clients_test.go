@@ -196,12 +196,20 @@ func TestNode(t *testing.T) {
 
 func TestJava(t *testing.T) {
 	t.Parallel()
-	c := found(t)
-	c.throughout(c.java(c.file(ruleset.TrustStore)), "200 hello from "+host+":"+c.port+" HTTP_2")
+	for name, options := range map[string][]string{
+		"without a password":           nil,
+		"with the password of another": {"-Djavax.net.ssl.trustStorePassword=of another truststore"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c := found(t)
+			c.throughout(c.java(c.file(ruleset.TrustStore), options...), "200 hello from "+host+":"+c.port+" HTTP_2")
+		})
+	}
 }
 
 // java starts a Java that trusts a file.
-func (c *town) java(store string) (ask func() string) {
+func (c *town) java(store string, options ...string) (ask func() string) {
 	c.t.Helper()
 	hosts := filepath.Join(c.t.TempDir(), "hosts")
 	if err := os.WriteFile(hosts, []byte("127.0.0.1 "+host+"\n"), 0o600); err != nil {
@@ -210,9 +218,9 @@ func (c *town) java(store string) (ask func() string) {
 	if err := exec.Command(installed(c.t, "java"), "--list-modules").Run(); err != nil {
 		c.t.Skip("java is older than 9")
 	}
-	return c.start(nil, "java", "-XX:TieredStopAtLevel=1", "-Djdk.net.hosts.file="+hosts,
-		"-Djavax.net.ssl.trustStore="+store, "-Djavax.net.ssl.trustStorePassword="+ruleset.TrustStorePassword,
-		"testdata/clients/Client.java")
+	arguments := append(options, "-XX:TieredStopAtLevel=1", "-Djdk.net.hosts.file="+hosts,
+		"-Djavax.net.ssl.trustStore="+store, "testdata/clients/Client.java")
+	return c.start(nil, "java", arguments...)
 }
 
 func TestGo(t *testing.T) {

@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"math/rand/v2"
 	"os"
 	"path/filepath"
 
@@ -105,16 +104,13 @@ func encode(certificates []*x509.Certificate) []byte {
 	return text.Bytes()
 }
 
-// truststore is the bundle for Java. Of the profiles it is the one that every
-// Java since 8 reads: the MAC of the modern ones came with 8u301 and 11.0.12.
-// That it is weak costs nothing, as nothing in it is secret. The salts come
-// from the content, so that equal bundles are equal files.
+// truststore is the bundle for Java, without a password, encryption or MAC:
+// nothing in it is secret, every Java since 8 reads it, whatever password it is
+// opened with, and an image's own password or truststore meets none of ours.
 func truststore(usual []byte, authorities []*x509.Certificate) ([]byte, error) {
 	var entries []pkcs12.TrustStoreEntry
-	content := sha256.New()
 	add := func(kind string, der []byte) {
 		sum := sha256.Sum256(der)
-		content.Write(sum[:])
 		// Java keeps one entry an alias, so subjects, which recur, are no good as such.
 		entries = append(entries, pkcs12.TrustStoreEntry{
 			Cert: &x509.Certificate{Raw: der}, FriendlyName: kind + "-" + hex.EncodeToString(sum[:16]),
@@ -128,8 +124,7 @@ func truststore(usual []byte, authorities []*x509.Certificate) ([]byte, error) {
 	for _, c := range authorities {
 		add("weir", c.Raw)
 	}
-	salts := rand.NewChaCha8([32]byte(content.Sum(nil)))
-	store, err := pkcs12.LegacyDES.WithRand(salts).EncodeTrustStoreEntries(entries, ruleset.TrustStorePassword)
+	store, err := pkcs12.Passwordless.EncodeTrustStoreEntries(entries, "")
 	if err != nil {
 		return nil, fmt.Errorf("encoding the Java truststore: %w", err)
 	}

@@ -141,10 +141,9 @@ const (
 	TrustBundle = "ca-bundle.crt"
 	// TrustAuthorities is PEM in TrustDir: the Authorities alone.
 	TrustAuthorities = "authorities.crt"
-	// TrustStore is the bundle as a Java truststore in TrustDir, PKCS #12.
+	// TrustStore is the bundle as a Java truststore in TrustDir, PKCS #12
+	// without a password.
 	TrustStore = "truststore.p12"
-	// TrustStorePassword of TrustStore: no secret, Java asks for one.
-	TrustStorePassword = "changeit"
 )
 
 // Seal sets Version from the content: the hex SHA-256 of the JSON encoding
