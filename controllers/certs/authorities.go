@@ -34,10 +34,8 @@ type AuthoritiesOptions struct {
 	Now func() time.Time
 	// Logger says what was made, never a key.
 	Logger logr.Logger
-	// Life of an authority, default two years.
+	// Life of an authority, default two years; the next is made after half of it.
 	Life time.Duration
-	// Rotation is the age at which the next authority is made, default one year.
-	Rotation time.Duration
 	// LeafLife, default 6 hours.
 	LeafLife time.Duration
 }
@@ -69,11 +67,12 @@ func NewAuthorities(options AuthoritiesOptions) *Authorities {
 		options.Now = time.Now
 	}
 	options.LeafLife = cmp.Or(options.LeafLife, 6*time.Hour)
+	options.Life = cmp.Or(options.Life, 2*365*24*time.Hour)
 	return &Authorities{
 		options: options,
 		rules: succession{
-			life:     cmp.Or(options.Life, 2*365*24*time.Hour),
-			rotation: cmp.Or(options.Rotation, 365*24*time.Hour),
+			life:     options.Life,
+			rotation: options.Life / 2,
 			most:     8,
 		},
 		synced: make(chan struct{}),

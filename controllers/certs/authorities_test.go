@@ -303,3 +303,12 @@ func TestSign(t *testing.T) {
 		t.Errorf("want a log of what was made, and no key; got %s", log.String())
 	}
 }
+
+func TestTheNextAuthorityIsMadeAfterHalfOfALife(t *testing.T) {
+	t.Parallel()
+	for life, want := range map[time.Duration]time.Duration{0: 365 * 24 * time.Hour, 4 * time.Hour: 2 * time.Hour} {
+		if got := NewAuthorities(AuthoritiesOptions{Life: life}).rules.rotation; got != want {
+			t.Errorf("a life of %v: the next authority comes at the age of %v, want %v", life, got, want)
+		}
+	}
+}
