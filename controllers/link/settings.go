@@ -3,6 +3,7 @@ package link
 import (
 	"bytes"
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -46,6 +47,7 @@ type Settings struct {
 	Rulesets *Rulesets
 	Logger   logr.Logger
 
+	roots     string // of HostRootsFile, when it was last readable
 	complaint string // logged last
 }
 
@@ -66,32 +68,47 @@ func (s *Settings) Start(ctx context.Context) error {
 	}
 }
 
-// Refresh reads everything once. A file that cannot be read leaves the settings
-// as they were, and is logged once.
+// Refresh reads everything once. What cannot be read leaves its settings as
+// they were, and is logged once.
 func (s *Settings) Refresh() {
 	store, err := s.store()
-	roots, rootsErr := ReadSetting(s.HostRootsFile)
-	if rootsErr != nil {
-		err = errors.Join(err, fmt.Errorf("reading the authorities of intercepted hosts: %w", rootsErr))
+	broken := err != nil
+	if roots, rootsErr := s.hostRoots(); rootsErr == nil {
+		s.roots = roots
+	} else {
+		err = errors.Join(err, rootsErr)
 	}
-	if err != nil {
-		if s.complaint != err.Error() {
-			s.Logger.Error(err, "the settings of sidecars stay as they were")
-			s.complaint = err.Error()
-		}
+	if err != nil && s.complaint != err.Error() {
+		s.Logger.Error(err, "the settings of sidecars stay as they were")
+		s.complaint = err.Error()
+	}
+	if broken {
 		return
 	}
 	if store == nil && s.complaint == "" {
 		s.complaint = "no store"
 		s.Logger.Info("there is no store's URL: until there is, sidecars do what onStoreFailure says", "file", s.StoreURLFile)
 	}
-	if store != nil {
+	if store != nil && err == nil {
 		s.complaint = ""
 	}
 	s.Rulesets.Configure(programming.Settings{
-		Store: store, HostRoots: roots,
+		Store: store, HostRoots: s.roots,
 		Link: ruleset.Link{Address: s.LinkAddress, CABundle: string(s.CABundle())},
 	})
+}
+
+// hostRoots are empty while there is no file. Text without a certificate is an
+// error here, as every sidecar would refuse it, and the rules with it.
+func (s *Settings) hostRoots() (string, error) {
+	roots, err := ReadSetting(s.HostRootsFile)
+	if err != nil {
+		return "", fmt.Errorf("reading the authorities of intercepted hosts: %w", err)
+	}
+	if roots != "" && !x509.NewCertPool().AppendCertsFromPEM([]byte(roots)) {
+		return "", fmt.Errorf("reading the authorities of intercepted hosts: %s holds no PEM certificate", s.HostRootsFile)
+	}
+	return roots, nil
 }
 
 // store is nil while there is no URL.

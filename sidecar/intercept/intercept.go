@@ -67,7 +67,8 @@ type Config struct {
 	// TrustDir is where the trust files are written when Trust; it defaults to
 	// ruleset.TrustDir.
 	TrustDir string
-	// ExtraRoots are PEM: authorities of hosts, beside the system's.
+	// ExtraRoots are PEM: authorities of hosts, beside the system's and those of
+	// the Ruleset.
 	ExtraRoots string
 	Registerer prometheus.Registerer
 	Logger     *slog.Logger
@@ -82,6 +83,7 @@ type Interceptor struct {
 	log     *slog.Logger
 	server  *tls.Config // of every client's connection: it keeps the tickets' keys
 	tickets tls.ClientSessionCache
+	extra   string // Config.ExtraRoots
 	roots   atomic.Pointer[roots]
 	table   atomic.Pointer[table]
 	changed chan struct{}
@@ -104,9 +106,10 @@ func New(cfg Config) (*Interceptor, error) {
 		log:     cfg.Logger,
 		tickets: tls.NewLRUClientSessionCache(maxLeaves),
 		changed: make(chan struct{}, 1),
+		extra:   cfg.ExtraRoots,
 	}
 	i.table.Store(&table{})
-	i.believe(cfg.ExtraRoots)
+	i.believe("")
 	i.server = &tls.Config{GetConfigForClient: configOfConnection}
 	known, err := known(cfg)
 	if err != nil {
@@ -136,29 +139,29 @@ func known(cfg Config) (*x509.CertPool, error) {
 	return pool, nil
 }
 
-// believe has hosts verified with these roots beside the usual ones.
-func (i *Interceptor) believe(extra string) {
-	if now := i.roots.Load(); now != nil && now.extra == extra {
+// believe has hosts verified with the Ruleset's roots beside the usual ones.
+func (i *Interceptor) believe(theirs string) {
+	if now := i.roots.Load(); now != nil && now.theirs == theirs {
 		return
 	}
-	i.roots.Store(&roots{extra: extra, pool: sync.OnceValues(func() (*x509.CertPool, error) { return hostRoots(extra) })})
+	i.roots.Store(&roots{theirs: theirs, pool: sync.OnceValues(func() (*x509.CertPool, error) { return hostRoots(i.extra, theirs) })})
 }
 
 // roots are what hosts are verified with; pool loads them.
 type roots struct {
-	extra string
-	pool  func() (*x509.CertPool, error)
+	theirs string
+	pool   func() (*x509.CertPool, error)
 }
 
 // hostRoots are the roots that a host's certificate must verify with. They are
 // loaded when the first connection needs them: most pods intercept nothing.
-func hostRoots(extra string) (*x509.CertPool, error) {
+func hostRoots(extra ...string) (*x509.CertPool, error) {
 	pool, err := x509.SystemCertPool()
 	if err != nil {
 		return nil, fmt.Errorf("loading the system's roots: %w", err)
 	}
-	if extra != "" && !pool.AppendCertsFromPEM([]byte(extra)) {
-		return nil, errors.New("loading the extra roots: they hold no PEM certificate")
+	for _, text := range extra {
+		pool.AppendCertsFromPEM([]byte(text))
 	}
 	return pool, nil
 }
@@ -172,17 +175,15 @@ func (i *Interceptor) Use(rs *ruleset.Ruleset) error {
 	if err != nil {
 		return fmt.Errorf("reading the authorities of the namespace: %w", err)
 	}
+	if rs.HostRoots != "" && !x509.NewCertPool().AppendCertsFromPEM([]byte(rs.HostRoots)) {
+		return errors.New("reading the roots of hosts: they hold no PEM certificate")
+	}
 	if i.trust != nil {
 		if err := i.trust.write(authorities); err != nil {
 			return fmt.Errorf("writing what the pod's processes verify TLS with: %w", err)
 		}
 	}
-	if rs.HostRoots != "" {
-		if _, err := hostRoots(rs.HostRoots); err != nil {
-			return err
-		}
-		i.believe(rs.HostRoots)
-	}
+	i.believe(rs.HostRoots)
 	next := newTable(rs.Policies)
 	i.mu.Lock()
 	rotated := i.authorities != rs.Authorities

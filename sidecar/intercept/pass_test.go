@@ -9,6 +9,8 @@ import (
 	"errors"
 	"net"
 	"testing"
+
+	"github.com/weir-dev/weir/sidecar/ruleset"
 )
 
 // What passes, and why: every time the client ends up with the host itself,
@@ -164,5 +166,27 @@ func TestInterceptSaysUnreachable(t *testing.T) {
 	}
 	if h.counted(Unreachable) != 1 {
 		t.Error("an unreachable host was not counted")
+	}
+}
+
+func TestHostsAreVerifiedWithTheRulesetsRoots(t *testing.T) {
+	t.Parallel()
+	operator, provider := newAuthority(t, "weir"), provide(t, nil)
+	h := build(t, operator, provider, []string{host}, func(c *Config) { c.ExtraRoots = "" })
+	for _, step := range []struct {
+		reason, roots string
+		want          Outcome
+	}{
+		{"with the host's authority", provider.pem(), Intercepted},
+		{"once it is taken away", "", Unverified},
+	} {
+		rs := &ruleset.Ruleset{Authorities: operator.pem(), HostRoots: step.roots, Policies: []ruleset.Policy{intercepting("spotify", host)}}
+		if err := h.Use(rs); err != nil {
+			t.Fatal(err)
+		}
+		_, _ = get(h.client(operator.pool()), host)
+		if got := h.outcome(); got != step.want {
+			t.Errorf("%s the outcome is %s, want %s; log:\n%s", step.reason, got, step.want, h.logged)
+		}
 	}
 }

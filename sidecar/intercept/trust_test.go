@@ -155,6 +155,7 @@ func TestUseKeepsWhatIsInForceWhenTheNextCannotBe(t *testing.T) {
 	for _, rs := range []*ruleset.Ruleset{
 		{Authorities: "nonsense", Policies: []ruleset.Policy{intercepting("other", "other.test")}},
 		{Authorities: strings.Repeat(operator.pem(), maxAuthorities+1)},
+		{Authorities: operator.pem(), HostRoots: "nonsense"},
 	} {
 		if err := h.Use(rs); err == nil {
 			t.Error("authorities that are none were taken")
