@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that are missing, where apt and root are there;
 # else names them and fails.
-# usage: packages.sh [test] [cluster] [interop] [conformance] [bench]   test: for units and API-server suites; cluster: for make cluster;
-#   interop: for suites with real Celery workers; conformance: for the data path's suite; bench: for make bench PART=proxy
+# usage: packages.sh [test] [cluster] [interop] [clients] [conformance] [bench]   test: for units and API-server suites; cluster: for make cluster;
+#   interop: for suites with real Celery workers; clients: the HTTP clients that pods of the cluster suite run; conformance: for the data
+#   path's suite; bench: for make bench PART=proxy
 set -euo pipefail
 PATH=$PATH:/usr/sbin:/sbin
 
@@ -21,6 +22,10 @@ redis-server redis-server
 interop="/usr/lib/python3/dist-packages/celery python3-celery
 /usr/lib/python3/dist-packages/redis python3-redis
 /usr/lib/python3/dist-packages/yaml python3-yaml"
+clients="curl curl
+node nodejs
+javac openjdk-17-jdk-headless
+/usr/lib/python3/dist-packages/requests python3-requests"
 conformance="redis-server redis-server
 ip iproute2"
 bench="redis-server redis-server

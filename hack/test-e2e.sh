@@ -23,7 +23,7 @@ finish() {
 if [ -z "${KUBECONFIG:-}" ] || [ "$KUBECONFIG" = "$run/kubeconfig" ]; then
   alive && was_up=1
   trap finish EXIT
-  "$root/hack/packages.sh" interop # some pods run the node's Celery
+  "$root/hack/packages.sh" interop clients # some pods run the node's programs
   "$here/up.sh" >/dev/null
   "$here/load.sh" "$root/bin/images/e2e-app.tar" >/dev/null
 elif [ -z "${E2E_APP_IMAGE:-}" ]; then

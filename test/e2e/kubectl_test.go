@@ -53,6 +53,10 @@ type report struct {
 		Headers map[string][]string `json:"headers"`
 		Body    map[string]any      `json:"body"`
 	} `json:"refused"`
+	Peer *struct {
+		Issuer string `json:"issuer"`
+		Serial string `json:"serial"`
+	} `json:"peer"`
 	Last *struct {
 		Pod      string              `json:"pod"`
 		Host     string              `json:"host"`

@@ -7,31 +7,7 @@ import (
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 )
-
-// provide makes hosts `api.<name>.<top level domain>` answer inside the
-// cluster: a headless Service <name> in a namespace called like the top level
-// domain has the name api.<name>.<tld>.svc.cluster.local, and svc.cluster.local
-// is in every pod's search list. No DNS server is changed for it.
-func provide(tld string, names ...string) {
-	GinkgoHelper()
-	namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: tld}}
-	Expect(cluster.Create(ctx, namespace)).To(Succeed())
-	DeferCleanup(func() {
-		Expect(cluster.Delete(ctx, namespace)).To(Succeed())
-		Eventually(func() error { // the next test may want the same name
-			return cluster.Get(ctx, client.ObjectKeyFromObject(namespace), namespace)
-		}).ShouldNot(Succeed())
-	})
-	var pods []*corev1.Pod
-	for _, name := range names {
-		exposed(tld, name, map[string]string{"service": name}, 80, true)
-		pods = append(pods, makePod(name).labelled("service", name).serving(80).as("api", name).create(tld))
-	}
-	waitReady(pods...)
-}
 
 var _ = Describe("An outbound policy", Serial, func() {
 	It("holds unmodified clients over all pods, and counts no other host", func() {

@@ -31,6 +31,20 @@ func (b *policyBuilder) outbound(hosts ...string) *policyBuilder {
 	return b
 }
 
+// intercepting ends the TLS of the policy's hosts.
+func (b *policyBuilder) intercepting() *policyBuilder {
+	b.Spec.TLS = v1alpha1.TLSIntercept
+	return b
+}
+
+// within changes the window of the limits.
+func (b *policyBuilder) within(window time.Duration) *policyBuilder {
+	for i := range b.Spec.Limits {
+		b.Spec.Limits[i].Window = metav1.Duration{Duration: window}
+	}
+	return b
+}
+
 func (b *policyBuilder) selecting(app string) *policyBuilder {
 	b.Spec.PodSelector = &metav1.LabelSelector{MatchLabels: map[string]string{"app": app}}
 	return b
@@ -52,6 +66,19 @@ func (b *policyBuilder) create(namespace string) *v1alpha1.RateLimitPolicy {
 	policy.Namespace = namespace
 	Expect(cluster.Create(ctx, policy)).To(Succeed())
 	return policy
+}
+
+// waitAccepted waits until the operator has judged the policy.
+func waitAccepted(policy *v1alpha1.RateLimitPolicy) *metav1.Condition {
+	GinkgoHelper()
+	var accepted *metav1.Condition
+	Eventually(func(g Gomega) {
+		g.Expect(cluster.Get(ctx, client.ObjectKeyFromObject(policy), policy)).To(Succeed())
+		accepted = meta.FindStatusCondition(policy.Status.Conditions, v1alpha1.ConditionAccepted)
+		g.Expect(accepted).NotTo(BeNil())
+		g.Expect(accepted.Status).To(Equal(metav1.ConditionTrue), accepted.Message)
+	}).Should(Succeed())
+	return accepted
 }
 
 // waitEnforced waits until as many pods as said enforce the policy's newest edit.

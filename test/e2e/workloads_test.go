@@ -60,12 +60,24 @@ func (b *podBuilder) probed(handler corev1.ProbeHandler) *podBuilder {
 // withHostPrograms mounts the node's curl and Python, unmodified, into the pod.
 func (b *podBuilder) withHostPrograms() *podBuilder {
 	for name, path := range map[string]string{"usr": "/usr", "lib": "/lib", "lib64": "/lib64", "ssl": "/etc/ssl"} {
-		b.Spec.Volumes = append(b.Spec.Volumes, corev1.Volume{Name: name, VolumeSource: corev1.VolumeSource{
-			HostPath: &corev1.HostPathVolumeSource{Path: path},
-		}})
-		b.container().VolumeMounts = append(b.container().VolumeMounts,
-			corev1.VolumeMount{Name: name, MountPath: path, ReadOnly: true})
+		b.mountingHost(name, path)
 	}
+	return b
+}
+
+// withHostJava adds what Java needs beside that, as Debian has it.
+func (b *podBuilder) withHostJava() *podBuilder {
+	return b.mountingHost("alternatives", "/etc/alternatives").mountingHost("java", "/etc/java-17-openjdk")
+}
+
+func (b *podBuilder) mountingHost(name, path string) *podBuilder {
+	return b.mounting(name, corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: path}}, path)
+}
+
+// mounting mounts a volume, read-only.
+func (b *podBuilder) mounting(name string, source corev1.VolumeSource, path string) *podBuilder {
+	b.Spec.Volumes = append(b.Spec.Volumes, corev1.Volume{Name: name, VolumeSource: source})
+	b.container().VolumeMounts = append(b.container().VolumeMounts, corev1.VolumeMount{Name: name, MountPath: path, ReadOnly: true})
 	return b
 }
 

@@ -26,6 +26,8 @@ type report struct {
 	Refused *refusal `json:"refused,omitempty"`
 	// Last is the application's last answer.
 	Last json.RawMessage `json:"last,omitempty"`
+	// Peer is whose certificate the last answer over TLS came with.
+	Peer *peer `json:"peer,omitempty"`
 	// P50Micros, P99Micros and MaxMicros are the requests' durations.
 	P50Micros int64 `json:"p50Micros"`
 	P99Micros int64 `json:"p99Micros"`
@@ -38,6 +40,12 @@ type refusal struct {
 	Status  int                 `json:"status"`
 	Headers map[string][]string `json:"headers"`
 	Body    json.RawMessage     `json:"body"`
+}
+
+// peer is a certificate.
+type peer struct {
+	Issuer string `json:"issuer"`
+	Serial string `json:"serial"`
 }
 
 type headers http.Header
@@ -76,7 +84,9 @@ func call(arguments []string) error {
 		return errors.New("call wants one URL")
 	}
 	c.url = flags.Arg(0)
-	c.client = &http.Client{Timeout: *timeout, Transport: &http.Transport{DisableKeepAlives: !*keepAlive, MaxIdleConnsPerHost: *clients}}
+	c.client = &http.Client{Timeout: *timeout, Transport: &http.Transport{
+		Proxy: http.ProxyFromEnvironment, DisableKeepAlives: !*keepAlive, MaxIdleConnsPerHost: *clients,
+	}}
 
 	var workers sync.WaitGroup
 	next := make(chan struct{})
@@ -97,7 +107,7 @@ func call(arguments []string) error {
 
 func (c *caller) send() {
 	began := time.Now()
-	status, header, body, err := c.request()
+	status, header, body, peer, err := c.request()
 	took := time.Since(began)
 
 	c.mu.Lock()
@@ -109,6 +119,7 @@ func (c *caller) send() {
 		return
 	}
 	c.report.Statuses[strconv.Itoa(status)]++
+	c.report.Peer = peer
 	if by := header.Get("X-Answered-By"); by != "" {
 		c.report.AnsweredBy[by]++
 		c.report.Last = body
@@ -122,19 +133,23 @@ func (c *caller) send() {
 	}
 }
 
-func (c *caller) request() (int, http.Header, []byte, error) {
+func (c *caller) request() (status int, header http.Header, body []byte, from *peer, err error) {
 	request, err := http.NewRequest(http.MethodGet, c.url, nil)
 	if err != nil {
-		return 0, nil, nil, err
+		return 0, nil, nil, nil, err
 	}
 	request.Header = c.headers.Clone()
 	response, err := c.client.Do(request)
 	if err != nil {
-		return 0, nil, nil, err
+		return 0, nil, nil, nil, err
 	}
 	defer response.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(response.Body, 1<<20))
-	return response.StatusCode, response.Header, body, err
+	if response.TLS != nil {
+		leaf := response.TLS.PeerCertificates[0]
+		from = &peer{Issuer: leaf.Issuer.CommonName, Serial: leaf.SerialNumber.String()}
+	}
+	body, err = io.ReadAll(io.LimitReader(response.Body, 1<<20))
+	return response.StatusCode, response.Header, body, from, err
 }
 
 func (c *caller) finish() report {

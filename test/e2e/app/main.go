@@ -2,8 +2,10 @@
 // says what reached it, and a client that counts what it got. It knows nothing
 // of Weir.
 //
-//	app serve [-port 8080]        answers requests; /die stops answering; a small model at /v1
+//	app serve [-port 8080] ...    answers requests; /die stops answering; a small model at /v1
 //	app call  [-n 1] ... URL      sends requests and prints what came back as JSON
+//	app load  [-c 8] ... URL      sends requests until its input ends and prints which were lost
+//	app client                    asks what its input says, as the programs of test/e2e/clients do
 //	app idle                      waits for the end of its pod
 //	app kill NAME                 kills the process whose command has NAME in it
 package main
@@ -17,7 +19,7 @@ import (
 
 func main() {
 	if len(os.Args) < 2 {
-		fail(fmt.Errorf("want serve, call, idle or kill"))
+		fail(fmt.Errorf("want serve, call, load, client, idle or kill"))
 	}
 	var err error
 	switch arguments := os.Args[2:]; os.Args[1] {
@@ -25,6 +27,10 @@ func main() {
 		err = serve(arguments)
 	case "call":
 		err = call(arguments)
+	case "load":
+		err = load(arguments)
+	case "client":
+		err = client()
 	case "kill":
 		err = kill(arguments)
 	case "idle":
