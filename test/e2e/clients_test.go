@@ -85,7 +85,7 @@ func httpClients(one, other *corev1.Pod) (kept, fresh []httpClient) {
 // question, until the test ends.
 type conversation struct {
 	program   string
-	questions io.Writer
+	questions io.WriteCloser
 	answers   chan string
 }
 

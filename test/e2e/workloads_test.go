@@ -40,6 +40,14 @@ func (b *podBuilder) labelled(name, value string) *podBuilder {
 	return b
 }
 
+func (b *podBuilder) annotated(name, value string) *podBuilder {
+	if b.Annotations == nil {
+		b.Annotations = map[string]string{}
+	}
+	b.Annotations[name] = value
+	return b
+}
+
 // serving makes the application answer on a declared port, ready when it does.
 func (b *podBuilder) serving(port int32) *podBuilder {
 	c := b.container()
@@ -146,11 +154,17 @@ func hasSidecar(pod *corev1.Pod) bool {
 // exposed makes a Service; headless ones give their pods names of their own.
 func exposed(namespace, name string, selector map[string]string, port int32, headless bool) *corev1.Service {
 	GinkgoHelper()
+	return exposedAt(namespace, name, selector, port, "http", headless)
+}
+
+// exposedAt is exposed for pods whose port has another name.
+func exposedAt(namespace, name string, selector map[string]string, port int32, target string, headless bool) *corev1.Service {
+	GinkgoHelper()
 	service := &corev1.Service{
 		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name},
 		Spec: corev1.ServiceSpec{
 			Selector: selector,
-			Ports:    []corev1.ServicePort{{Port: port, TargetPort: intstr.FromString("http")}},
+			Ports:    []corev1.ServicePort{{Port: port, TargetPort: intstr.FromString(target)}},
 		},
 	}
 	if headless {
