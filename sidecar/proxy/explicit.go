@@ -83,7 +83,7 @@ var errNoDestination = errors.New("no destination is known")
 func (s *session) explicitTarget() error {
 	s.forwards = true
 	if s.in.method == "CONNECT" {
-		s.address = s.in.target
+		s.address = strings.Clone(s.in.target) // the head is overwritten by what follows
 		return nil
 	}
 	address, err := s.forwardAddress()

@@ -16,6 +16,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -167,6 +168,37 @@ func TestInterceptedRequestsAreCounted(t *testing.T) {
 				t.Errorf("another user: %d, want 200", response.StatusCode)
 			}
 		})
+	}
+}
+
+// A tunnel goes to one destination for as long as it stands, also when what
+// read the head that named it has long been used for something else.
+func TestInterceptedTunnelsKeepTheirDestination(t *testing.T) {
+	t.Parallel()
+	mine, theirs := newTestAuthority(t, "weir"), newTestAuthority(t, "public")
+	upstream := provider(t, theirs, func(w http.ResponseWriter, r *http.Request) { _, _ = io.Copy(w, r.Body) })
+	h := intercepting(t, upstream, mine, theirs, mine.issue, basic("p", func(p *ruleset.Policy) {
+		p.Hosts, p.Intercept, p.Limits[0].Requests = []string{"api.example.com"}, true, 100
+	}))
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() { _ = h.proxy.ServeExplicit(l) }()
+	h.addr = l.Addr().String()
+	client := h.secureClient(mine.pool(), secureVersions)
+	client.Transport.(*http.Transport).DialContext = func(context.Context, string, string) (net.Conn, error) {
+		c := h.dial()
+		write(t, c, "CONNECT "+upstream.String()+" HTTP/1.1\r\nHost: "+upstream.String()+"\r\n\r\n")
+		_, err := io.ReadFull(c, make([]byte, len("HTTP/1.1 200 Connection established\r\n\r\n")))
+		return c, err
+	}
+	for i := range 20 {
+		want := strings.Repeat("x", 1<<10)
+		response, got := do(t, client, ask(t, http.MethodPost, "https://api.example.com/", strings.NewReader(want)))
+		if response.Proto != "HTTP/2.0" || got != want {
+			t.Fatalf("request %d: %s %s %.100q, want its body back", i, response.Proto, response.Status, got)
+		}
 	}
 }
 
