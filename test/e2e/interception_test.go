@@ -87,10 +87,16 @@ var _ = Describe("Interception", Serial, Ordered, ContinueOnFailure, func() {
 		namespace := newNamespace()
 		policy := makePolicy("provider").outbound("api.provider.com").selecting("chat").intercepting().admitting(1).create(namespace)
 		waitAccepted(policy)
-		pod := makePod("own").labelled("app", "chat").withHostPrograms().trusting(namespace, authority).ready(namespace)
+		makePod("own").labelled("app", "chat").withHostPrograms().trusting(namespace, authority).deployed(namespace, "own", 1)
 		waitEnforced(policy, 1)
-		Expect(runKubectl("-n", namespace, "get", "events", "--field-selector=reason=TrustIncomplete", "-o", "custom-columns=:.message,:.note")).
-			To(ContainSubstring(`container "app" sets SSL_CERT_FILE itself`))
+		waitRolledOut(namespace, "own")
+		Eventually(func() string {
+			return runKubectl("-n", namespace, "get", "events", "--field-selector=reason=TrustIncomplete")
+		}).Should(ContainSubstring(`container "app" sets SSL_CERT_FILE itself`))
+		pods := &corev1.PodList{}
+		Expect(cluster.List(ctx, pods, client.InNamespace(namespace))).To(Succeed())
+		Expect(pods.Items).To(HaveLen(1))
+		pod := &pods.Items[0]
 		Expect(pod.Annotations["weir.dev/status"]).To(ContainSubstring(`"kept":{"app":["SSL_CERT_FILE"]}`))
 
 		By("asking until the sidecar lets the client pass, which refuses its certificate")
