@@ -23,7 +23,7 @@ var _ = Describe("A rolling restart at load", Serial, func() {
 		policy := makePolicy("api").selecting("through").admitting(10_000).within(time.Second).create(namespace)
 		leaving := func(app string) *podBuilder { // as an application does that is written for Kubernetes
 			pod := makePod("").labelled("app", app).serving(8080)
-			pod.container().Command = append(pod.container().Command, "-drain=4s")
+			pod.container().Command = append(pod.container().Command, "-drain=3s")
 			pod.Spec.TerminationGracePeriodSeconds = ptr.To[int64](30)
 			return pod
 		}
@@ -96,13 +96,13 @@ func loadFrom(pod *corev1.Pod, url string) (stop func() losses) {
 	}
 }
 
-// deployed makes a Deployment of such pods, of which one more may be there and
-// none less.
+// deployed makes a Deployment of such pods, which replaces them all at once and
+// each when its successor is ready.
 func (b *podBuilder) deployed(namespace, name string, replicas int32) {
 	GinkgoHelper()
 	template := corev1.PodTemplateSpec{ObjectMeta: *b.ObjectMeta.DeepCopy(), Spec: *b.Spec.DeepCopy()}
 	template.Name = ""
-	rolling := &appsv1.RollingUpdateDeployment{MaxSurge: ptr.To(intstr.FromInt32(1)), MaxUnavailable: ptr.To(intstr.FromInt32(0))}
+	rolling := &appsv1.RollingUpdateDeployment{MaxSurge: ptr.To(intstr.FromString("100%")), MaxUnavailable: ptr.To(intstr.FromInt32(0))}
 	Expect(cluster.Create(ctx, &appsv1.Deployment{
 		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name},
 		Spec: appsv1.DeploymentSpec{

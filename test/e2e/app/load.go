@@ -26,8 +26,8 @@ type losses struct {
 // what became of them. A request that fails is not tried again.
 func load(arguments []string) error {
 	flags := flag.NewFlagSet("load", flag.ExitOnError)
-	clients := flags.Int("c", 8, "connections")
-	pause := flags.Duration("pause", 5*time.Millisecond, "between an answer and the next request of a connection")
+	clients := flags.Int("c", 4, "connections")
+	pause := flags.Duration("pause", 10*time.Millisecond, "between an answer and the next request of a connection")
 	_ = flags.Parse(arguments)
 	if flags.NArg() != 1 {
 		return errors.New("load wants one URL")

@@ -4,7 +4,7 @@
 //
 //	app serve [-port 8080] ...    answers requests; /die stops answering; a small model at /v1
 //	app call  [-n 1] ... URL      sends requests and prints what came back as JSON
-//	app load  [-c 8] ... URL      sends requests until its input ends and prints which were lost
+//	app load  [-c 4] ... URL      sends requests until its input ends and prints which were lost
 //	app client                    asks what its input says, as the programs of test/e2e/clients do
 //	app idle                      waits for the end of its pod
 //	app kill NAME                 kills the process whose command has NAME in it
