@@ -1,6 +1,7 @@
 // Package e2e shows Weir's promises in a real cluster, with real pods: it
 // wants a cluster in which Weir is installed (`make cluster deploy`), reached
-// by KUBECONFIG, and the image of test/e2e/app on its nodes.
+// by KUBECONFIG, and on its nodes the image of test/e2e/app and the programs of
+// `hack/packages.sh interop clients`.
 package e2e
 
 import (
