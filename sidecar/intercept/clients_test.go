@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -218,8 +219,9 @@ func (c *town) java(store string, options ...string) (ask func() string) {
 	if err := exec.Command(installed(c.t, "java"), "--list-modules").Run(); err != nil {
 		c.t.Skip("java is older than 9")
 	}
-	arguments := append(options, "-XX:TieredStopAtLevel=1", "-Djdk.net.hosts.file="+hosts,
-		"-Djavax.net.ssl.trustStore="+store, "testdata/clients/Client.java")
+	arguments := slices.Concat(options, []string{
+		"-XX:TieredStopAtLevel=1", "-Djdk.net.hosts.file=" + hosts, "-Djavax.net.ssl.trustStore=" + store, "testdata/clients/Client.java",
+	})
 	return c.start(nil, "java", arguments...)
 }
 
