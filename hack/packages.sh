@@ -46,5 +46,6 @@ if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
 fi
 echo "installing ${missing[*]}" >&2
 export DEBIAN_FRONTEND=noninteractive
+mkdir -p /usr/share/man/man1 # slim images have none, and Java's packages link into it
 apt-get -qq update >/dev/null
 apt-get -qq -o Dpkg::Use-Pty=0 install --yes --no-install-recommends "${missing[@]}" >/dev/null </dev/null
