@@ -114,18 +114,45 @@ func (s *session) intercept(hello intercept.Hello, policies []*policy) {
 		s.passDespite(policies, dialled == nil)
 		return
 	case err != nil:
-		s.leave()
+		below.release()
+		s.leaveHanded()
 		return
 	}
-	s.secure = inner
-	s.client.open(inner.Client)
-	s.up.open(inner.Upstream)
+	s.enter(inner)
 	if inner.Protocol == "h2" {
 		s.serveHTTP2()
 		return
 	}
 	s.again()
+	s.idles()
 	s.clientSide()
+}
+
+// enter goes on with what is within TLS.
+func (s *session) enter(inner *intercept.Session) {
+	s.up.release()
+	s.mu.Lock() // drain and abort look at both ends
+	defer s.mu.Unlock()
+	s.secure = inner
+	s.client.open(inner.Client)
+	s.up.open(inner.Upstream)
+}
+
+// idles notes that the client may be told to go, which is where it was to go
+// already.
+func (s *session) idles() {
+	s.busy.Store(false) // before it is asked, as drain asks after it has begun
+	if s.server.proxy.draining.Err() != nil {
+		s.drain()
+	}
+}
+
+// leaveHanded is leave while the ends are handed to somebody who has returned
+// them.
+func (s *session) leaveHanded() {
+	s.client.release()
+	s.up.release()
+	s.leave()
 }
 
 // again has both ends read anew, by the two goroutines that a session has.
@@ -148,7 +175,7 @@ func (s *session) passDespite(policies []*policy, redial bool) {
 		}
 	}
 	if denied {
-		s.leave()
+		s.leaveHanded()
 		return
 	}
 	for _, p := range policies {
@@ -158,6 +185,7 @@ func (s *session) passDespite(policies []*policy, redial bool) {
 		}
 	}
 	if redial {
+		s.up.release()
 		s.mu.Lock()
 		s.dialled = false
 		s.mu.Unlock()

@@ -72,7 +72,7 @@ type session struct {
 	// writing orders what goes to the client.
 	writing sync.Mutex
 
-	mu      sync.Mutex // guards the next five
+	mu      sync.Mutex // guards the next five, and which connections client and up are
 	changed sync.Cond  // of them, of mode and of pending
 	// dialled: the destination was reached, or dialErr says why not.
 	dialled bool
@@ -178,13 +178,14 @@ func (s *session) end() {
 
 // abort resets both ends: what was under way is lost, and they must know.
 func (s *session) abort() {
-	s.client.reset()
 	s.mu.Lock()
-	up := s.up.Conn
+	ends := [...]net.Conn{s.client.Conn, s.up.Conn} // they may be others soon: see redial and enter
 	s.mu.Unlock()
-	if up != nil {
-		dialled := stream{Conn: up} // s.up may be another soon: see redial
-		dialled.reset()
+	for _, end := range ends {
+		if end != nil {
+			one := stream{Conn: end}
+			one.reset()
+		}
 	}
 }
 
@@ -410,11 +411,12 @@ func (s *session) takeUpstream() bool {
 // drain tells the session to end as soon as nothing is under way.
 func (s *session) drain() {
 	s.mu.Lock()
+	client := s.client.Conn
 	idle := !s.busy.Load() && !s.modeIs(modeOpaque)
 	s.closing = s.closing || idle
 	s.mu.Unlock()
 	if idle && !s.pending.Load() && !s.modeIs(modeOpaque) { // pending ends after an upgrade
-		_ = s.client.SetReadDeadline(time.Unix(1, 0))
+		_ = client.SetReadDeadline(time.Unix(1, 0))
 	}
 }
 
