@@ -146,6 +146,7 @@ func (h *http2Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	x := &exchange{server: h.server, conn: c, w: w}
 	var seen request
 	seen.requestOf(r, c.session.remote)
+	seen.names = c.session.names
 	if h.server.direction == ruleset.Inbound && seen.probed(h.server.proxy.probes, c.session.destination.Port()) {
 		x.forward(r)
 		return

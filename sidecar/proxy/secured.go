@@ -26,7 +26,7 @@ func (s *session) secured() {
 		s.leave()
 		return
 	}
-	policies := index.byHost(nil, normalHost(hello.ServerName))
+	policies := index.byHost(nil, hello.ServerName, names{})
 	if hello.ServerName == "" {
 		policies = nil
 	}
@@ -131,6 +131,7 @@ func (s *session) intercept(hello intercept.Hello, policies []*policy) {
 // enter goes on with what is within TLS.
 func (s *session) enter(inner *intercept.Session) {
 	s.up.release()
+	s.names[nameOfTLS] = inner.SNI
 	s.mu.Lock() // drain and abort look at both ends
 	defer s.mu.Unlock()
 	s.secure = inner

@@ -210,6 +210,42 @@ func TestInterceptedRequestsAreCounted(t *testing.T) {
 	}
 }
 
+// A request within TLS is for the host that the connection was made for, and
+// for its own Host, so that neither a false Host nor a front evades a limit.
+func TestInterceptedRequestsMeetBothTheirHosts(t *testing.T) {
+	t.Parallel()
+	for name, protocols := range map[string]func(*http.Protocols){"HTTP/1.1": http1, "HTTP/2.0": secureVersions} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			mine, theirs := newTestAuthority(t, "weir"), newTestAuthority(t, "public")
+			upstream := provider(t, theirs, func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, r.Host) })
+			h := intercepting(t, upstream, mine, theirs, mine.issue, allowing(3),
+				basic("hidden", func(p *ruleset.Policy) { p.Hosts, p.Limits[0].Requests = []string{"hidden.test"}, 1 }))
+			client := h.secureClient(mine.pool(), protocols)
+			for _, c := range []struct {
+				host string
+				want int
+			}{
+				{"other.test", 200},
+				{"hidden.test", 200},
+				{"hidden.test", 429}, // by its own policy
+				{"api.example.com", 200},
+				{"other.test", 429}, // by that of the connection's host
+			} {
+				r := ask(t, http.MethodGet, "https://api.example.com/", nil)
+				r.Host = c.host
+				response, body := do(t, client, r)
+				if response.StatusCode != c.want || response.Proto != name {
+					t.Fatalf("%s: %s %d, want %s %d", c.host, response.Proto, response.StatusCode, name, c.want)
+				}
+				if c.want == 200 && body != c.host {
+					t.Errorf("the provider saw the host %q, want %q", body, c.host)
+				}
+			}
+		})
+	}
+}
+
 // What no policy intercepts keeps its own certificate, and its connections are
 // counted where a policy names the host.
 func TestPassthroughCountsConnections(t *testing.T) {

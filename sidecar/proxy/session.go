@@ -55,6 +55,8 @@ type session struct {
 	// requests that it has for another destination.
 	forwards bool
 	next     *session
+	// names are the hosts that the connection is for.
+	names names
 	// secure is the TLS that ended here; nil when there is none.
 	secure     *intercept.Session
 	client, up stream
