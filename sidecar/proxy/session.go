@@ -217,6 +217,10 @@ func (s *session) upstreamSide() {
 			}
 			if s.mode.CompareAndSwap(int32(modeUndecided), int32(modeOpaque)) {
 				s.wake()
+				if !passes(s.named(s.names)) {
+					s.abort()
+					return
+				}
 				s.server.proxy.metrics.passed.WithLabelValues(string(s.server.direction), kindOpaque).Inc()
 				_ = s.client.SetReadDeadline(time.Unix(1, 0)) // its reader sees the mode
 			}
@@ -345,7 +349,11 @@ func (s *session) clientSide() {
 	case speaksTLS:
 		s.secured()
 	default:
-		s.pass(kind)
+		if s.client.empty() { // it has ended its sending, and asked for nothing
+			s.pass(kind, nil)
+			return
+		}
+		s.pass(kind, s.named(s.names))
 	}
 }
 
@@ -361,22 +369,6 @@ func (s *session) leave() {
 		s.abort()
 	}
 	s.end()
-}
-
-// pass relays a connection that is not HTTP.
-func (s *session) pass(kind protocol) {
-	if err := s.connected(); err != nil {
-		s.leave()
-		return
-	}
-	label := kindOpaque
-	if kind == speaksTLS {
-		label = kindTLS
-	}
-	if s.become(modeUndecided, modeOpaque) {
-		s.server.proxy.metrics.passed.WithLabelValues(string(s.server.direction), label).Inc()
-	}
-	s.opaque()
 }
 
 // opaque relays what the client sends until it ends.
