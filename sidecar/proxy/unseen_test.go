@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"crypto/tls"
@@ -136,6 +137,41 @@ func TestTunnelsThatCannotBeSeen(t *testing.T) {
 				t.Errorf("%s: %q %v, want %q", c.reason, got, err, want)
 			}
 			h.wantCount(1, unseen, "p")
+		}
+	}
+}
+
+// Nor are requests seen that the application sends through a proxy of its own.
+func TestTunnelsOfOtherProxies(t *testing.T) {
+	t.Parallel()
+	upstream := rawServer(t, func(s *net.TCPConn) {
+		if _, err := http.ReadRequest(bufio.NewReader(s)); err != nil {
+			return
+		}
+		_, _ = io.WriteString(s, "HTTP/1.1 200 OK\r\n\r\n")
+		_, _ = io.Copy(io.Discard, s)
+	})
+	for _, c := range []struct {
+		reason string
+		policy ruleset.Policy
+		want   int
+		unseen float64
+	}{
+		{"denying", denying(1), http.StatusServiceUnavailable, 0},
+		{"allowing", allowing(1), http.StatusOK, 1},
+		{"allowing, for some requests", func() ruleset.Policy {
+			p := allowing(1)
+			p.Match = []ruleset.Match{{Methods: []string{"GET"}}}
+			return p
+		}(), http.StatusOK, 1},
+	} {
+		h := serve(t, ruleset.Outbound, upstream, c.policy)
+		if _, _, status := h.tunnel("api.example.com:443"); status != c.want {
+			t.Errorf("%s: CONNECT: %d, want %d", c.reason, status, c.want)
+		}
+		h.wantCount(c.unseen, unseen, "p")
+		if _, _, status := h.tunnel("other.test:443"); status != http.StatusOK {
+			t.Errorf("%s: CONNECT to another host: %d, want 200", c.reason, status)
 		}
 	}
 }
