@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"errors"
+	"net/http"
 	"sync"
 
 	"github.com/weir-dev/weir/sidecar/limiter"
@@ -105,6 +106,29 @@ func (a *admission) plan(t *table, direction ruleset.Direction, r *request) {
 func (a *admission) admit(ctx context.Context, p *Proxy, direction ruleset.Direction, r *request, from client) (*refusal, error) {
 	a.quotas = a.quotas[:0]
 	a.plan(p.table.Load(), direction, r)
+	if direction == ruleset.Outbound && r.method == http.MethodConnect {
+		return a.admitTunnel(ctx, p, r, from)
+	}
+	return a.admitPlanned(ctx, p, direction, r, from)
+}
+
+// admitTunnel decides on a request for a tunnel, in which no request will be
+// seen: the policies that name its host count that, or deny it.
+func (a *admission) admitTunnel(ctx context.Context, p *Proxy, r *request, from client) (*refusal, error) {
+	policies := a.table.outbound.byHost(nil, normalHost(r.host), r.names)
+	if denied(policies) {
+		return tunnelDenied(), nil
+	}
+	refused, err := a.admitPlanned(ctx, p, ruleset.Outbound, r, from)
+	if refused == nil && err == nil {
+		for _, policy := range policies {
+			policy.unseen.Inc()
+		}
+	}
+	return refused, err
+}
+
+func (a *admission) admitPlanned(ctx context.Context, p *Proxy, direction ruleset.Direction, r *request, from client) (*refusal, error) {
 	var decision limiter.Decision
 	var outcome outcome
 	switch enforce := &a.asked.enforce; {

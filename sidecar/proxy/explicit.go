@@ -65,6 +65,7 @@ func (s *session) runExplicit() {
 		s.end()
 		return
 	}
+	s.names[nameOfTunnel] = strings.Clone(normalHost(s.in.target)) // the head is overwritten by what follows
 	s.client.consume(s.in.size)
 	s.writing.Lock()
 	_, err = s.client.Write([]byte("HTTP/1.1 200 Connection established\r\n\r\n"))

@@ -102,6 +102,37 @@ func TestForwardProxyLimitsWithinTunnels(t *testing.T) {
 	}
 }
 
+// tunnel asks the forward proxy for one, and returns its answer's status.
+func (h *house) tunnel(to string) (net.Conn, *bufio.Reader, int) {
+	h.t.Helper()
+	c := h.dial()
+	write(h.t, c, "CONNECT "+to+" HTTP/1.1\r\nHost: "+to+"\r\n\r\n")
+	r := bufio.NewReader(c)
+	response, err := http.ReadResponse(r, &http.Request{Method: http.MethodConnect})
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return c, r, response.StatusCode
+}
+
+// Requests in clear within a tunnel are for its host, too.
+func TestRequestsWithinATunnelMeetItsHost(t *testing.T) {
+	t.Parallel()
+	upstream := application(t, func(http.ResponseWriter, *http.Request) {})
+	_, port, _ := net.SplitHostPort(upstream.String())
+	h := forward(t, basic("p", func(p *ruleset.Policy) { p.Hosts, p.Limits[0].Requests = []string{"localhost"}, 1 }))
+	conn, r, _ := h.tunnel("LOCALHOST:" + port)
+	for i, want := range []int{200, 429} {
+		write(t, conn, "GET / HTTP/1.1\r\nHost: other.test\r\n\r\n")
+		response, err := http.ReadResponse(r, nil)
+		if err != nil || response.StatusCode != want {
+			t.Fatalf("request %d: %v %v, want %d", i, response, err, want)
+		}
+		_, _ = io.Copy(io.Discard, response.Body)
+	}
+	h.wantCount(0, unseen, "p")
+}
+
 func TestForwardProxySaysWhatItCannotDo(t *testing.T) {
 	t.Parallel()
 	h := forward(t)

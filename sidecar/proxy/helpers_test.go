@@ -18,7 +18,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
 
-	"github.com/weir-dev/weir/sidecar/intercept"
 	"github.com/weir-dev/weir/sidecar/limiter"
 	"github.com/weir-dev/weir/sidecar/ruleset"
 	"github.com/weir-dev/weir/test/redistest"
@@ -41,11 +40,13 @@ type house struct {
 // Redis and a real limiter.
 func serve(t testing.TB, direction ruleset.Direction, upstream net.Addr, policies ...ruleset.Policy) *house {
 	t.Helper()
-	return serveWith(t, nil, direction, upstream, policies...)
+	h := build(t, upstream, policies...)
+	h.addr = h.listen(direction)
+	return h
 }
 
-// serveWith has an interceptor, made with the house's registry; nil: none.
-func serveWith(t testing.TB, interceptor func(*prometheus.Registry) *intercept.Interceptor, direction ruleset.Direction, upstream net.Addr, policies ...ruleset.Policy) *house {
+// build makes a proxy that serves nobody yet.
+func build(t testing.TB, upstream net.Addr, policies ...ruleset.Policy) *house {
 	t.Helper()
 	h := &house{t: t, upstream: addrPort(upstream), registry: prometheus.NewRegistry()}
 	quiet := slog.New(slog.DiscardHandler)
@@ -62,12 +63,8 @@ func serveWith(t testing.TB, interceptor func(*prometheus.Registry) *intercept.I
 		h.redis = redistest.Start(t)
 		config.Taker = limiterOn(t, h.redis)
 	}
-	if interceptor != nil {
-		config.Interceptor = interceptor(h.registry)
-	}
 	h.proxy = New(config)
 	h.apply(policies...)
-	h.addr = h.listen(direction)
 	return h
 }
 

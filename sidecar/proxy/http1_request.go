@@ -117,7 +117,7 @@ func (s *session) readRequest() error {
 // see shows the head to the policies.
 func (s *session) see() {
 	h := &s.in
-	s.seen = request{method: h.method, host: h.host, target: h.target, fields: h.fields, remote: s.remote}
+	s.seen = request{method: h.method, host: h.host, target: h.target, fields: h.fields, remote: s.remote, names: s.names}
 	s.seen.path, s.seen.query = splitTarget(h.target)
 }
 

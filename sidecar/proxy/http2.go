@@ -30,6 +30,7 @@ type http2Conn struct {
 	*stream
 	session   *session
 	transport *http.Transport
+	later     later
 	ended     sync.Once
 	spoke     atomic.Bool // there was a request
 }
@@ -74,7 +75,7 @@ func (s *session) handHTTP2() {
 // serveHTTP2 has net/http read both ends.
 func (s *session) serveHTTP2() {
 	c := &http2Conn{stream: &s.client, session: s}
-	c.transport = newHTTP2Transport(s)
+	c.transport = newHTTP2Transport(s, &c.later)
 	if !s.server.http2.queue.put(c) {
 		c.end()
 	}
@@ -82,26 +83,26 @@ func (s *session) serveHTTP2() {
 
 // newHTTP2Transport has the session's connection for its first, and dials more
 // when the destination lets that one end (GOAWAY) or take no more streams.
-func newHTTP2Transport(s *session) *http.Transport {
+func newHTTP2Transport(s *session, others *later) *http.Transport {
 	var protocols http.Protocols
 	protocols.SetUnencryptedHTTP2(true)
 	protocols.SetHTTP2(true)
-	var later atomic.Bool
+	var taken atomic.Bool // the first
 	return &http.Transport{
 		DialContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
 			switch {
-			case later.Swap(true):
-				return dialer.DialContext(ctx, network, s.address)
+			case taken.Swap(true):
+				return others.dial(ctx, network, s.address)
 			case s.dialErr != nil:
 				return nil, s.dialErr
 			}
 			return &s.up, nil
 		},
 		DialTLSContext: func(ctx context.Context, network, _ string) (net.Conn, error) {
-			if !later.Swap(true) {
+			if !taken.Swap(true) {
 				return s.secure.Upstream, nil
 			}
-			return s.secure.Connect(ctx, func(ctx context.Context) (net.Conn, error) { return dialer.DialContext(ctx, network, s.address) })
+			return s.secure.Connect(ctx, func(ctx context.Context) (net.Conn, error) { return others.dial(ctx, network, s.address) })
 		},
 		Protocols: &protocols,
 		HTTP2:     flowControl(),
@@ -125,6 +126,7 @@ func flowControl() *http.HTTP2Config {
 func (c *http2Conn) end() {
 	c.ended.Do(func() {
 		c.transport.CloseIdleConnections()
+		c.later.end()
 		if !c.spoke.Load() {
 			c.session.spoke(io.EOF)
 		}
@@ -144,6 +146,7 @@ func (h *http2Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	x := &exchange{server: h.server, conn: c, w: w}
 	var seen request
 	seen.requestOf(r, c.session.remote)
+	seen.names = c.session.names
 	if h.server.direction == ruleset.Inbound && seen.probed(h.server.proxy.probes, c.session.destination.Port()) {
 		x.forward(r)
 		return

@@ -159,7 +159,7 @@ func TestNamingByHeaderAllocatesNothing(t *testing.T) {
 		p.Hosts = []string{"api.example.com"}
 		p.Sources = []ruleset.Source{{JWTClaim: "sub"}, {Cookie: "session"}, {Header: &ruleset.HeaderSource{Name: "X-User-ID"}}}
 	}))
-	r := request{method: "GET", host: "api.example.com", path: "/", fields: []field{{"accept", "*/*"}, {"cookie", "a=1"}, {"x-user-id", "alice"}}}
+	r := request{method: "GET", host: "api.example.com", names: names{"api.example.com", "front.test"}, path: "/", fields: []field{{"accept", "*/*"}, {"cookie", "a=1"}, {"x-user-id", "alice"}}}
 	var a admission
 	if allocated := testing.AllocsPerRun(100, func() {
 		a.policies = compiled.match(a.policies[:0], ruleset.Outbound, &r)

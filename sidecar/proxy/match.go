@@ -31,6 +31,17 @@ type index struct {
 	any      []*policy
 }
 
+// names are the hosts that a connection was made for, as far as it says so
+// itself: the one that its client asked for a tunnel to, and the one within the
+// TLS that ended here (SNI); empty without. A request in it is for each of them,
+// whatever its Host says.
+type names [2]string
+
+const (
+	nameOfTunnel = iota
+	nameOfTLS
+)
+
 // policy is a compiled ruleset.Policy.
 type policy struct {
 	*ruleset.Policy
@@ -226,7 +237,7 @@ func (t *table) match(found []*policy, d ruleset.Direction, r *request) []*polic
 	if index.empty() {
 		return found
 	}
-	found = index.byHost(found, normalHost(r.host))
+	found = index.byHost(found, normalHost(r.host), r.names)
 	if !slices.ContainsFunc(found, func(p *policy) bool { return len(p.matches) > 0 }) {
 		return found
 	}
@@ -305,21 +316,17 @@ func (t *table) of(d ruleset.Direction) *index {
 
 func (x *index) empty() bool { return len(x.any)+len(x.exact)+len(x.wildcard) == 0 }
 
-// byHost appends the policies that hold for a normalized host.
-func (x *index) byHost(found []*policy, host string) []*policy {
+// byHost appends the policies that hold for a normalized host, or for one of
+// the connection's.
+func (x *index) byHost(found []*policy, host string, also names) []*policy {
 	found = append(found, x.any...)
-	if len(x.exact) == 0 && len(x.wildcard) == 0 || len(host) > maxHostBytes {
+	if len(x.exact) == 0 && len(x.wildcard) == 0 {
 		return found
 	}
-	found = append(found, x.exact[host]...)
-	if len(x.wildcard) > 0 {
-		for rest := host; ; {
-			_, after, ok := strings.Cut(rest, ".")
-			if !ok {
-				break
-			}
-			found = append(found, x.wildcard[after]...)
-			rest = after
+	found = x.naming(found, host)
+	for _, name := range also {
+		if name != "" && name != host {
+			found = x.naming(found, name)
 		}
 	}
 	if len(found) > 1 {
@@ -327,6 +334,25 @@ func (x *index) byHost(found []*policy, host string) []*policy {
 		found = slices.Compact(found) // "api.example.com" and "*.example.com" both match
 	}
 	return found
+}
+
+// naming appends the policies that name the host, some of them twice.
+func (x *index) naming(found []*policy, host string) []*policy {
+	if len(host) > maxHostBytes {
+		return found
+	}
+	found = append(found, x.exact[host]...)
+	if len(x.wildcard) == 0 {
+		return found
+	}
+	for rest := host; ; {
+		_, after, ok := strings.Cut(rest, ".")
+		if !ok {
+			return found
+		}
+		found = append(found, x.wildcard[after]...)
+		rest = after
+	}
 }
 
 func (p *policy) matchesRequest(r *request, normalizedPath string) bool {

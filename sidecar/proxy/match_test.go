@@ -71,6 +71,43 @@ func TestMatchHost(t *testing.T) {
 	}
 }
 
+// A connection's own names count beside the request's host, each policy once.
+func TestMatchNames(t *testing.T) {
+	t.Parallel()
+	compiled := mustCompile(t,
+		basic("any", nil),
+		basic("front", func(p *ruleset.Policy) { p.Hosts = []string{"front.test"} }),
+		basic("api", func(p *ruleset.Policy) { p.Hosts = []string{"api.example.com"} }),
+		basic("wild", func(p *ruleset.Policy) { p.Hosts = []string{"*.example.com"} }),
+	)
+	long := strings.Repeat("a.", 200) + "example.com"
+	for _, c := range []struct {
+		reason, host string
+		names        names
+		want         []string
+	}{
+		{"none", "front.test", names{}, []string{"any", "front"}},
+		{"the same", "API.example.com:443", names{nameOfTLS: "api.example.com"}, []string{"any", "api", "wild"}},
+		{"another", "front.test", names{nameOfTLS: "api.example.com"}, []string{"any", "front", "api", "wild"}},
+		{"two others", "b.example.com", names{"front.test", "api.example.com"}, []string{"any", "front", "api", "wild"}},
+		{"that no policy has", "front.test", names{nameOfTLS: "other.test"}, []string{"any", "front"}},
+		{"a host longer than names can be", long, names{nameOfTunnel: "front.test"}, []string{"any", "front"}},
+		{"no host", "", names{nameOfTunnel: "front.test"}, []string{"any", "front"}},
+	} {
+		var got []string
+		for _, p := range compiled.match(nil, ruleset.Outbound, &request{method: "GET", host: c.host, names: c.names, path: "/"}) {
+			got = append(got, p.Name)
+		}
+		if !slices.Equal(got, c.want) {
+			t.Errorf("%s: %q in a connection for %q met %v, want %v", c.reason, c.host, c.names, got, c.want)
+		}
+	}
+	onlyAny := mustCompile(t, basic("any", nil))
+	if got := onlyAny.match(nil, ruleset.Outbound, &request{host: "a.test", names: names{"b.test", "c.test"}, path: "/"}); len(got) != 1 {
+		t.Errorf("a policy for any host was met %d times, want once", len(got))
+	}
+}
+
 func TestNormalHost(t *testing.T) {
 	t.Parallel()
 	for authority, want := range map[string]string{

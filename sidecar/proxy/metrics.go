@@ -79,7 +79,7 @@ func newMetrics(r prometheus.Registerer) *metrics {
 	}, []string{"direction"})
 	m.unseen = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "weir_sidecar_unseen_connections_total",
-		Help: "Connections over TLS to a host of a policy, whose requests were not seen and not counted: tls is Passthrough, or they could not be intercepted (weir_sidecar_tls_connections_total says why).",
+		Help: "Connections over TLS and tunnels to a host of a policy, whose requests were not seen and not counted: tls is Passthrough, they could not be intercepted (weir_sidecar_tls_connections_total says why), or what is in the tunnel is neither HTTP nor TLS.",
 	}, []string{"policy", "service"})
 	m.wait = newWaitMetrics(r)
 	r.MustRegister(m.unseen, m.requests, m.passed, m.upstream, m.malformed, m.refused)

@@ -104,6 +104,13 @@ func storeUnavailable() *refusal {
 	}
 }
 
+// tunnelDenied refuses a tunnel, within which nothing can be counted.
+func tunnelDenied() *refusal {
+	f := storeUnavailable()
+	f.problem.Detail = "Requests within a tunnel cannot be counted, and a policy that names its host denies them then (onStoreFailure: Deny)."
+	return f
+}
+
 func unnamed(p *policy) *refusal {
 	return &refusal{
 		weirError: errorUnnamed, grpcCode: grpcInvalidArgument,

@@ -18,6 +18,8 @@ type request struct {
 	method string
 	// host is the authority that the request is for, as sent, port included.
 	host string
+	// names are the hosts that its connection is for, whatever host says.
+	names names
 	// target is the request-target as sent; path and query are its parts, still
 	// encoded. What has none (CONNECT, OPTIONS *) has an empty path.
 	target, path, query string

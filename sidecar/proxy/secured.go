@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"net"
@@ -18,18 +19,19 @@ func (s *session) secured() {
 	p := s.server.proxy
 	index := p.table.Load().of(s.server.direction)
 	if s.server.direction != ruleset.Outbound || s.secure != nil || index.empty() {
-		s.pass(speaksTLS)
+		s.pass(speaksTLS, s.named(s.names))
 		return
 	}
-	hello, err := s.readHello()
-	if err != nil {
+	hello, status, err := s.readHello()
+	switch {
+	case err != nil:
 		s.leave()
 		return
+	case status != intercept.Complete:
+		s.passUnread()
+		return
 	}
-	policies := index.byHost(nil, normalHost(hello.ServerName))
-	if hello.ServerName == "" {
-		policies = nil
-	}
+	policies := s.named(names{nameOfTunnel: s.names[nameOfTunnel], nameOfTLS: hello.ServerName})
 	if p.interceptor == nil || !p.interceptor.Wants(hello.ServerName) {
 		s.passUnseen(hello, policies)
 		return
@@ -37,55 +39,41 @@ func (s *session) secured() {
 	s.intercept(hello, policies)
 }
 
-// readHello reads the whole ClientHello, of which the beginning is buffered. It
-// consumes nothing, and is empty when there is none.
-func (s *session) readHello() (intercept.Hello, error) {
+// readHello reads the whole ClientHello, of which the beginning is buffered, for
+// as long as a head may take: pausing must not be a way around a limit. It
+// consumes nothing. NeedMore is what did not come in time, or before the
+// destination spoke.
+func (s *session) readHello() (intercept.Hello, intercept.Status, error) {
 	timed := false
 	for {
-		// A copy: what the client's end has buffered is consumed before the Hello is done with.
-		hello, status := intercept.ReadHello(append([]byte(nil), s.client.bytes()...))
+		hello, status := intercept.ReadHello(s.client.bytes())
 		if status != intercept.NeedMore {
-			if timed {
-				return hello, s.client.SetReadDeadline(time.Time{})
+			if status == intercept.Complete {
+				// Of a copy: what is buffered is consumed before the Hello is done with.
+				hello, status = intercept.ReadHello(bytes.Clone(s.client.bytes()))
 			}
-			return hello, nil
+			if timed {
+				return hello, status, s.client.SetReadDeadline(time.Time{})
+			}
+			return hello, status, nil
 		}
 		if !timed {
 			timed = true
-			if err := s.client.SetReadDeadline(time.Now().Add(sniffWait)); err != nil {
-				return hello, err
+			if err := s.client.SetReadDeadline(time.Now().Add(headTimeout)); err != nil {
+				return hello, status, err
 			}
 		}
 		if _, err := s.client.room(); err != nil {
-			return hello, err
+			return hello, status, err
 		}
 		switch err := s.client.fill(); {
 		case err == nil:
-		case errors.Is(err, os.ErrDeadlineExceeded): // whatever it is, it passes
-			return hello, s.client.SetReadDeadline(time.Time{})
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			return hello, status, s.client.SetReadDeadline(time.Time{})
 		default:
-			return hello, err
+			return hello, status, err
 		}
 	}
-}
-
-// passUnseen relays a connection whose requests cannot be seen, and counts it
-// where a policy names the host.
-func (s *session) passUnseen(hello intercept.Hello, policies []*policy) {
-	for _, p := range policies {
-		p.unseen.Inc()
-	}
-	if i := s.server.proxy.interceptor; i != nil {
-		switch {
-		case hello.ECH && len(policies) == 0:
-			i.Count(intercept.ECH)
-		case hello.ServerName == "":
-			i.Count(intercept.NoSNI)
-		default:
-			i.Count(intercept.Passthrough)
-		}
-	}
-	s.pass(speaksTLS)
 }
 
 // intercept ends TLS at both ends and serves what is within.
@@ -114,18 +102,46 @@ func (s *session) intercept(hello intercept.Hello, policies []*policy) {
 		s.passDespite(policies, dialled == nil)
 		return
 	case err != nil:
-		s.leave()
+		below.release()
+		s.leaveHanded()
 		return
 	}
-	s.secure = inner
-	s.client.open(inner.Client)
-	s.up.open(inner.Upstream)
+	s.enter(inner)
 	if inner.Protocol == "h2" {
 		s.serveHTTP2()
 		return
 	}
 	s.again()
+	s.idles()
 	s.clientSide()
+}
+
+// enter goes on with what is within TLS.
+func (s *session) enter(inner *intercept.Session) {
+	s.up.release()
+	s.names[nameOfTLS] = inner.SNI
+	s.mu.Lock() // drain and abort look at both ends
+	defer s.mu.Unlock()
+	s.secure = inner
+	s.client.open(inner.Client)
+	s.up.open(inner.Upstream)
+}
+
+// idles notes that the client may be told to go, which is where it was to go
+// already.
+func (s *session) idles() {
+	s.busy.Store(false) // before it is asked, as drain asks after it has begun
+	if s.server.proxy.draining.Err() != nil {
+		s.drain()
+	}
+}
+
+// leaveHanded is leave while the ends are handed to somebody who has returned
+// them.
+func (s *session) leaveHanded() {
+	s.client.release()
+	s.up.release()
+	s.leave()
 }
 
 // again has both ends read anew, by the two goroutines that a session has.
@@ -140,31 +156,19 @@ func (s *session) again() {
 // passDespite relays a connection that cannot be intercepted, where the
 // policies let pass what cannot be counted, and ends it otherwise.
 func (s *session) passDespite(policies []*policy, redial bool) {
-	denied := false
-	for _, p := range policies {
-		if p.Intercept && !p.Observe && p.OnStoreFailure == ruleset.OnStoreFailureDeny {
-			p.count(unavailable)
-			denied = true
-		}
-	}
-	if denied {
-		s.leave()
+	if denied(policies) { // before anything is dialled
+		s.leaveHanded()
 		return
 	}
-	for _, p := range policies {
-		p.unseen.Inc()
-		if p.Intercept {
-			p.count(uncounted)
-		}
-	}
 	if redial {
+		s.up.release()
 		s.mu.Lock()
 		s.dialled = false
 		s.mu.Unlock()
 		_ = s.up.Close()
 	}
 	s.again()
-	s.pass(speaksTLS)
+	s.pass(speaksTLS, policies)
 }
 
 // spoke tells the interceptor whether the client went on within TLS: one that

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"bufio"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -11,7 +12,6 @@ import (
 	"encoding/pem"
 	"errors"
 	"io"
-	"log/slog"
 	"math/big"
 	"net"
 	"net/http"
@@ -20,8 +20,6 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
-
-	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/weir-dev/weir/sidecar/intercept"
 	"github.com/weir-dev/weir/sidecar/ruleset"
@@ -108,20 +106,21 @@ func provider(t testing.TB, signer *authority, handler http.HandlerFunc) net.Add
 // hosts that theirs signed.
 func intercepting(t testing.TB, upstream net.Addr, mine, theirs *authority, issue func(context.Context, []byte) ([]byte, error), policies ...ruleset.Policy) *house {
 	t.Helper()
-	return serveWith(t, func(registry *prometheus.Registry) *intercept.Interceptor {
-		i, err := intercept.New(intercept.Config{
-			Issue: issue, Trust: true, Authorities: mine.pem(), TrustDir: t.TempDir(), ExtraRoots: theirs.pem(),
-			Registerer: registry, Logger: slog.New(slog.DiscardHandler),
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(i.Close)
-		if err := i.Use(&ruleset.Ruleset{Namespace: "ns", Authorities: mine.pem(), Policies: policies}); err != nil {
-			t.Fatal(err)
-		}
-		return i
-	}, ruleset.Outbound, upstream, policies...)
+	h := build(t, upstream, policies...)
+	i, err := intercept.New(intercept.Config{
+		Issue: issue, Trust: true, Authorities: mine.pem(), TrustDir: t.TempDir(), ExtraRoots: theirs.pem(),
+		Registerer: h.registry, Logger: h.proxy.log,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(i.Close)
+	if err := i.Use(&ruleset.Ruleset{Namespace: "ns", Authorities: mine.pem(), Policies: policies}); err != nil {
+		t.Fatal(err)
+	}
+	h.proxy.interceptor = i
+	h.addr = h.listen(ruleset.Outbound)
+	return h
 }
 
 // secureClient speaks TLS to whatever host through the house.
@@ -140,6 +139,46 @@ func (h *house) secureClient(roots *x509.CertPool, protocols func(*http.Protocol
 }
 
 func secureVersions(p *http.Protocols) { p.SetHTTP2(true); p.SetHTTP1(true) }
+
+const (
+	unseen         = "weir_sidecar_unseen_connections_total"
+	tlsConnections = "weir_sidecar_tls_connections_total"
+)
+
+// denying intercepts api.example.com and denies what cannot be counted.
+func denying(limit int64) ruleset.Policy {
+	return basic("p", func(p *ruleset.Policy) {
+		p.Hosts, p.Intercept, p.OnStoreFailure = []string{"api.example.com"}, true, ruleset.OnStoreFailureDeny
+		p.Limits[0].Requests = limit
+	})
+}
+
+// allowing intercepts it and lets pass what cannot be counted.
+func allowing(limit int64) ruleset.Policy {
+	p := denying(limit)
+	p.OnStoreFailure = ruleset.OnStoreFailureAllow
+	return p
+}
+
+// helloOf is what a client sends first.
+func helloOf(t testing.TB, config *tls.Config) []byte {
+	t.Helper()
+	client, server := net.Pipe()
+	defer func() { _, _ = client.Close(), server.Close() }()
+	go func() { _ = tls.Client(client, config).Handshake() }()
+	var hello []byte
+	buffer := make([]byte, bufferBytes)
+	for {
+		n, err := server.Read(buffer)
+		if err != nil {
+			t.Fatal(err)
+		}
+		hello = append(hello, buffer[:n]...)
+		if _, status := intercept.ReadHello(hello); status == intercept.Complete {
+			return hello
+		}
+	}
+}
 
 func TestInterceptedRequestsAreCounted(t *testing.T) {
 	t.Parallel()
@@ -199,6 +238,42 @@ func TestInterceptedTunnelsKeepTheirDestination(t *testing.T) {
 		if response.Proto != "HTTP/2.0" || got != want {
 			t.Fatalf("request %d: %s %s %.100q, want its body back", i, response.Proto, response.Status, got)
 		}
+	}
+}
+
+// A request within TLS is for the host that the connection was made for, and
+// for its own Host, so that neither a false Host nor a front evades a limit.
+func TestInterceptedRequestsMeetBothTheirHosts(t *testing.T) {
+	t.Parallel()
+	for name, protocols := range map[string]func(*http.Protocols){"HTTP/1.1": http1, "HTTP/2.0": secureVersions} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			mine, theirs := newTestAuthority(t, "weir"), newTestAuthority(t, "public")
+			upstream := provider(t, theirs, func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, r.Host) })
+			h := intercepting(t, upstream, mine, theirs, mine.issue, allowing(3),
+				basic("hidden", func(p *ruleset.Policy) { p.Hosts, p.Limits[0].Requests = []string{"hidden.test"}, 1 }))
+			client := h.secureClient(mine.pool(), protocols)
+			for _, c := range []struct {
+				host string
+				want int
+			}{
+				{"other.test", 200},
+				{"hidden.test", 200},
+				{"hidden.test", 429}, // by its own policy
+				{"api.example.com", 200},
+				{"other.test", 429}, // by that of the connection's host
+			} {
+				r := ask(t, http.MethodGet, "https://api.example.com/", nil)
+				r.Host = c.host
+				response, body := do(t, client, r)
+				if response.StatusCode != c.want || response.Proto != name {
+					t.Fatalf("%s: %s %d, want %s %d", c.host, response.Proto, response.StatusCode, name, c.want)
+				}
+				if c.want == 200 && body != c.host {
+					t.Errorf("the provider saw the host %q, want %q", body, c.host)
+				}
+			}
+		})
 	}
 }
 
@@ -279,4 +354,111 @@ func TestInterceptedHTTP2OutlivesItsUpstreamConnection(t *testing.T) {
 	if connections.Load() != 5 {
 		t.Errorf("%d requests arrived, want 5", connections.Load())
 	}
+}
+
+// preconnected is a client's connection that has been intercepted and says nothing.
+func (h *house) preconnected(roots *x509.CertPool) *tls.Conn {
+	h.t.Helper()
+	c := tls.Client(h.dial(), &tls.Config{ServerName: "api.example.com", RootCAs: roots, NextProtos: []string{"http/1.1"}})
+	if err := c.Handshake(); err != nil {
+		h.t.Fatal(err)
+	}
+	return c
+}
+
+// A connection that clients keep for later does not keep the sidecar.
+func TestShutdownEndsPreconnectedInterceptedConnections(t *testing.T) {
+	t.Parallel()
+	mine, theirs := newTestAuthority(t, "weir"), newTestAuthority(t, "public")
+	upstream := provider(t, theirs, func(http.ResponseWriter, *http.Request) {})
+	h := intercepting(t, upstream, mine, theirs, mine.issue, allowing(1))
+	c := h.preconnected(mine.pool())
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if err := h.proxy.Shutdown(ctx); err != nil {
+		t.Errorf("Shutdown with an idle connection: %v, want nil", err)
+	}
+	if n, err := c.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+		t.Errorf("the client read %d bytes, %v; want an end in order", n, err)
+	}
+	h.wantCount(0, tlsConnections, "unused")
+}
+
+// A sidecar whose patience has ended resets connections at whatever point they are.
+func TestConnectionsAreSeveredWhileInterceptionBegins(t *testing.T) {
+	t.Parallel()
+	mine, theirs := newTestAuthority(t, "weir"), newTestAuthority(t, "public")
+	upstream := provider(t, theirs, func(http.ResponseWriter, *http.Request) {})
+	h := intercepting(t, upstream, mine, theirs, mine.issue, allowing(1))
+	for range 10 {
+		c := h.preconnected(mine.pool())
+		h.proxy.sessions.sever()
+		wantClosed(t, c)
+		h.noSessions()
+	}
+}
+
+// What large Hellos took is given back however their connections end. Not
+// parallel: what others take counts.
+func TestConnectionsThatEndGiveBackWhatTheirHellosTook(t *testing.T) {
+	protocols := []string{"http/1.1"}
+	for range 90 {
+		protocols = append(protocols, strings.Repeat("x", 200))
+	}
+	hello := helloOf(t, &tls.Config{ServerName: "api.example.com", NextProtos: protocols})
+	if len(hello) <= bufferBytes {
+		t.Fatalf("the Hello has %d bytes, want more than a buffer's", len(hello))
+	}
+	away := func(context.Context, []byte) ([]byte, error) { return nil, errors.New("the operator is away") }
+	for _, gone := range []bool{false, true} {
+		mine, theirs := newTestAuthority(t, "weir"), newTestAuthority(t, "public")
+		host := provider(t, theirs, func(http.ResponseWriter, *http.Request) {})
+		clients, reset := make(chan *net.TCPConn, 1), make(chan struct{})
+		upstream := rawServer(t, func(c *net.TCPConn) {
+			begun := bufio.NewReader(c)
+			if _, err := begun.Peek(1); err != nil {
+				return
+			}
+			client := <-clients // whose Hello has been read
+			_ = client.SetLinger(0)
+			_ = client.Close()
+			close(reset)
+			up, err := net.Dial("tcp", host.String())
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer func() { _ = up.Close() }()
+			go func() { _, _ = io.Copy(up, begun) }()
+			_, _ = io.Copy(c, up)
+		})
+		issue := away
+		if gone {
+			issue = mine.issue
+		}
+		h := intercepting(t, upstream, mine, theirs, issue, denying(1))
+		before := large.Load()
+		conn := h.dial()
+		write(t, conn, string(hello))
+		clients <- conn
+		if gone {
+			<-reset
+		} else {
+			wantClosed(t, conn)
+		}
+		h.noSessions()
+		if took := large.Load() - before; took != 0 {
+			t.Errorf("client gone %v, else denied: %d bytes of the budget for large heads are lost, want none", gone, took)
+		}
+	}
+}
+
+// noSessions waits until none is left.
+func (h *house) noSessions() {
+	h.t.Helper()
+	eventually(h.t, "the end of all sessions", func() bool {
+		live := 0
+		h.proxy.sessions.each(func(*session) { live++ })
+		return live == 0
+	})
 }

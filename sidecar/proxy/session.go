@@ -55,6 +55,8 @@ type session struct {
 	// requests that it has for another destination.
 	forwards bool
 	next     *session
+	// names are the hosts that the connection is for.
+	names names
 	// secure is the TLS that ended here; nil when there is none.
 	secure     *intercept.Session
 	client, up stream
@@ -72,7 +74,7 @@ type session struct {
 	// writing orders what goes to the client.
 	writing sync.Mutex
 
-	mu      sync.Mutex // guards the next five
+	mu      sync.Mutex // guards the next five, and which connections client and up are
 	changed sync.Cond  // of them, of mode and of pending
 	// dialled: the destination was reached, or dialErr says why not.
 	dialled bool
@@ -178,13 +180,14 @@ func (s *session) end() {
 
 // abort resets both ends: what was under way is lost, and they must know.
 func (s *session) abort() {
-	s.client.reset()
 	s.mu.Lock()
-	up := s.up.Conn
+	ends := [...]net.Conn{s.client.Conn, s.up.Conn} // they may be others soon: see redial and enter
 	s.mu.Unlock()
-	if up != nil {
-		dialled := stream{Conn: up} // s.up may be another soon: see redial
-		dialled.reset()
+	for _, end := range ends {
+		if end != nil {
+			one := stream{Conn: end}
+			one.reset()
+		}
 	}
 }
 
@@ -214,6 +217,10 @@ func (s *session) upstreamSide() {
 			}
 			if s.mode.CompareAndSwap(int32(modeUndecided), int32(modeOpaque)) {
 				s.wake()
+				if !passes(s.named(s.names)) {
+					s.abort()
+					return
+				}
 				s.server.proxy.metrics.passed.WithLabelValues(string(s.server.direction), kindOpaque).Inc()
 				_ = s.client.SetReadDeadline(time.Unix(1, 0)) // its reader sees the mode
 			}
@@ -342,7 +349,11 @@ func (s *session) clientSide() {
 	case speaksTLS:
 		s.secured()
 	default:
-		s.pass(kind)
+		if s.client.empty() { // it has ended its sending, and asked for nothing
+			s.pass(kind, nil)
+			return
+		}
+		s.pass(kind, s.named(s.names))
 	}
 }
 
@@ -358,22 +369,6 @@ func (s *session) leave() {
 		s.abort()
 	}
 	s.end()
-}
-
-// pass relays a connection that is not HTTP.
-func (s *session) pass(kind protocol) {
-	if err := s.connected(); err != nil {
-		s.leave()
-		return
-	}
-	label := kindOpaque
-	if kind == speaksTLS {
-		label = kindTLS
-	}
-	if s.become(modeUndecided, modeOpaque) {
-		s.server.proxy.metrics.passed.WithLabelValues(string(s.server.direction), label).Inc()
-	}
-	s.opaque()
 }
 
 // opaque relays what the client sends until it ends.
@@ -410,11 +405,12 @@ func (s *session) takeUpstream() bool {
 // drain tells the session to end as soon as nothing is under way.
 func (s *session) drain() {
 	s.mu.Lock()
+	client := s.client.Conn
 	idle := !s.busy.Load() && !s.modeIs(modeOpaque)
 	s.closing = s.closing || idle
 	s.mu.Unlock()
 	if idle && !s.pending.Load() && !s.modeIs(modeOpaque) { // pending ends after an upgrade
-		_ = s.client.SetReadDeadline(time.Unix(1, 0))
+		_ = client.SetReadDeadline(time.Unix(1, 0))
 	}
 }
 

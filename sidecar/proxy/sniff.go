@@ -138,7 +138,7 @@ func classifyLate(data []byte) protocol {
 		return kind
 	}
 	if data[0] == 0x16 {
-		return speaksOther
+		return speaksTLS // who reads the Hello finds out
 	}
 	return speaksHTTP
 }

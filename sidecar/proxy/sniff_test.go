@@ -27,7 +27,7 @@ func TestClassify(t *testing.T) {
 		{"nor one in an own method", "FO", undecided, speaksHTTP},
 		{"nor one in the target", "GET /lo", undecided, speaksHTTP},
 		{"TLS", "\x16\x03\x01\x02\x00\x01", speaksTLS, speaksTLS},
-		{"one byte of TLS", "\x16", undecided, speaksOther},
+		{"one byte of TLS", "\x16", undecided, speaksTLS},
 		{"not quite TLS", "\x16\x01", speaksOther, speaksOther},
 		{"Redis", "*1\r\n$4\r\nPING\r\n", speaksOther, speaksOther},
 		{"Redis inline", "PING\r\n", speaksOther, speaksOther},
