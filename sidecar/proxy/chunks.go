@@ -33,6 +33,7 @@ const (
 	chunkCR
 	chunkLF
 	trailerStart // at the beginning of a trailer's line
+	trailerName  // where it must be read strictly
 	trailerLine
 	trailerLF // after the CR of a trailer's line, or of the last empty line
 	chunksDone
@@ -162,6 +163,12 @@ func (c *chunks) trailerByte(b byte) error {
 			return errChunk
 		}
 		c.endTrailerLine()
+	case c.state == trailerName && b != ':' && class[b]&token == 0:
+		return errChunk // space before the colon, or no colon
+	case c.state == trailerName:
+		if b == ':' {
+			c.state = trailerLine
+		}
 	case b == '\r':
 		c.empty = c.state == trailerStart
 		c.state = trailerLF
@@ -173,6 +180,8 @@ func (c *chunks) trailerByte(b byte) error {
 		c.endTrailerLine()
 	case class[b]&valueChar == 0 || c.state == trailerStart && !c.lenient && class[b]&token == 0:
 		return errChunk
+	case c.state == trailerStart && !c.lenient:
+		c.state = trailerName
 	default:
 		c.state = trailerLine
 	}

@@ -149,3 +149,25 @@ func TestForwardProxySaysWhatItCannotDo(t *testing.T) {
 		}
 	}
 }
+
+// The destination gets the host of the target (RFC 9112 section 3.2.2), also
+// from a client of HTTP/1.0, which need not say it twice.
+func TestForwardedRequestsNameTheTargetsHost(t *testing.T) {
+	t.Parallel()
+	got := make(chan string, 1)
+	upstream := rawServer(t, func(c *net.TCPConn) {
+		if r, err := http.ReadRequest(bufio.NewReader(c)); err == nil {
+			got <- r.Host
+		}
+		_, _ = io.WriteString(c, "HTTP/1.0 200 OK\r\n\r\n")
+	})
+	answer := forward(t).raw("GET http://" + upstream.String() + "/x HTTP/1.0\r\n\r\n")
+	select {
+	case host := <-got:
+		if host != upstream.String() {
+			t.Errorf("the destination got the host %q, want %s", host, upstream)
+		}
+	default:
+		t.Errorf("the destination got nothing, the client %q", answer)
+	}
+}

@@ -81,8 +81,15 @@ type head struct {
 	coded      bool // there is a Transfer-Encoding
 	doubled    bool // a response with Transfer-Encoding and Content-Length
 	connection connectionOptions
-	upgrades   string // the Upgrade field
+	upgrades   string // all Upgrade fields
 	expects    bool   // 100-continue
+}
+
+// forget drops what a large head has left: it keeps the memory of that.
+func (h *head) forget() {
+	if h.size > bufferBytes {
+		*h = head{length: -1}
+	}
 }
 
 func (h *head) reset() {
@@ -202,7 +209,10 @@ func (h *head) requestField(line []byte) error {
 		}
 	case len("Upgrade"):
 		if sameName(f.name, "Upgrade") {
-			h.upgrades = f.value
+			if h.upgrades != "" { // several lines are one list (RFC 9110 section 5.3)
+				h.upgrades += ", "
+			}
+			h.upgrades += f.value
 		}
 	case len("Connection"):
 		if sameName(f.name, "Connection") {

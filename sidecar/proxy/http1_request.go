@@ -1,10 +1,12 @@
 package proxy
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"os"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/weir-dev/weir/sidecar/ruleset"
@@ -16,23 +18,31 @@ const discardBytes = 64 << 10
 
 // requests serves the client's requests one after the other.
 func (s *session) requests() {
-	for s.request() {
+	for {
+		for s.request() {
+		}
+		if s.next == nil {
+			s.end()
+			return
+		}
+		s = s.next
+		go s.upstreamSide()
 	}
-	if next := s.next; next != nil {
-		go next.upstreamSide()
-		next.requests()
-		return
-	}
-	s.end()
 }
 
 // request serves the client's next request; false when there is none.
 func (s *session) request() bool {
 	if s.client.empty() {
 		s.busy.Store(false)
+		s.forget()
 		s.client.heads = true
 		if err := s.client.fill(); err != nil {
 			return s.clientEnded(err)
+		}
+	}
+	for s.skipsEmptyLines() && bytes.HasPrefix(s.client.bytes(), emptyLine) {
+		if s.client.consume(len(emptyLine)); s.client.empty() {
+			return true
 		}
 	}
 	if s.modeIs(modeHTTP1) && !s.begin() {
@@ -72,6 +82,29 @@ func (s *session) request() bool {
 	return s.forwardRequest()
 }
 
+var emptyLine = []byte("\r\n")
+
+// skipsEmptyLines reports whether those before a request are none (RFC 9112
+// section 2.2), and not the beginning of what follows an upgrade.
+func (s *session) skipsEmptyLines() bool {
+	return s.modeIs(modeHTTP1) && !(s.pending.Load() && (s.asked.upgrade || s.asked.connect))
+}
+
+// forget drops what large heads have left, before the connection is idle.
+func (s *session) forget() {
+	if s.in.size > bufferBytes {
+		s.in.forget()
+		s.seen = request{}
+		s.admission = admission{}
+	}
+	if cap(s.scratch) > bufferBytes {
+		s.scratch = nil
+	}
+	if cap(s.trailers) > bufferBytes {
+		s.trailers = nil
+	}
+}
+
 // decide asks the policies.
 func (s *session) decide() (*refusal, error) {
 	return s.admit(s.server.proxy.cut, s.server.proxy, s.server.direction, &s.seen, s)
@@ -80,14 +113,14 @@ func (s *session) decide() (*refusal, error) {
 // readRequest reads a head, of which something is buffered already.
 func (s *session) readRequest() error {
 	s.in.reset()
+	s.seen = request{} // an answer must not go by the request before
 	timed := false
 	defer func() { s.client.heads = false }()
 	for {
-		data := s.client.bytes()
-		for !s.in.begun && len(data) >= 2 && data[0] == '\r' && data[1] == '\n' { // RFC 9112 section 2.2
-			s.client.consume(2)
-			data = s.client.bytes()
+		for !s.in.begun && bytes.HasPrefix(s.client.bytes(), emptyLine) {
+			s.client.consume(len(emptyLine))
 		}
+		data := s.client.bytes()
 		whole, err := s.in.parseRequest(data)
 		if whole || err != nil {
 			if timed {
@@ -139,9 +172,12 @@ func (s *session) clientEnded(err error) bool {
 	return false
 }
 
-// hangUp closes both ends in the ordinary way.
+// hangUp closes both ends in the ordinary way, not under an answer that is being
+// sent.
 func (s *session) hangUp() {
+	s.writing.Lock()
 	_ = s.client.Close()
+	s.writing.Unlock()
 	if s.connected() == nil {
 		_ = s.up.Close()
 	}
@@ -286,6 +322,9 @@ func (s *session) begins() {
 	s.asked.head = h.method == "HEAD"
 	s.asked.connect = h.method == "CONNECT"
 	s.asked.upgrade = h.connection.upgrade && h.upgrades != "" && !hasToken(h.upgrades, "h2c")
+	if s.asked.upgrade {
+		s.asked.protocols = append(s.asked.protocols[:0], h.upgrades...)
+	}
 	s.asked.added = s.asked.added[:0]
 	if len(s.quotas) > 0 {
 		s.asked.added = appendLine(s.asked.added, fieldRateLimitPolicy, "")
@@ -373,6 +412,13 @@ func (s *session) uploadEnded(err error) bool {
 		_ = s.up.CloseWrite()
 		return false
 	}
+	if errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET) {
+		// Splicing does not say which end has gone. While the client sends on it
+		// is the destination, perhaps after an answer.
+		if s.client.fill() == nil {
+			return s.discard()
+		}
+	}
 	if s.last.Load() { // its time to close is over
 		s.hangUp()
 		return false
@@ -428,14 +474,16 @@ func (s *session) appendEdited(b, data []byte) []byte {
 	// After an upgrade to h2c requests could not be told apart; RFC 9110 section
 	// 7.8 lets anybody ignore it, and RFC 9113 has dropped it.
 	noUpgrade := hasToken(h.upgrades, "h2c")
-	if s.forwards { // RFC 9112 section 3.2.1
+	if s.forwards { // RFC 9112 sections 3.2.1 and 3.2.2
 		b = s.appendOriginForm(b)
+		authority, _ := absolute(h.target)
+		b = appendLine(b, "Host", authority)
 	} else {
 		b = append(b, data[:h.lines[0]]...)
 	}
 	for i, f := range h.fields {
 		switch {
-		case s.forwards && (sameName(f.name, "Proxy-Authorization") || sameName(f.name, "Proxy-Connection")):
+		case s.forwards && (sameName(f.name, "Host") || sameName(f.name, "Proxy-Authorization") || sameName(f.name, "Proxy-Connection")):
 		case sameName(f.name, "Connection"):
 			b = appendConnection(b, f, noUpgrade)
 		case strips(s.policies, f.name), h.connection.others && h.nominated(f.name),

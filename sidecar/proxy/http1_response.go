@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"strings"
 
 	"github.com/weir-dev/weir/sidecar/ruleset"
 )
@@ -30,6 +31,9 @@ func (s *session) response() bool {
 	case h.status == http.StatusSwitchingProtocols:
 		if !s.asked.upgrade {
 			return s.badResponse(errors.New("the destination switches protocols unasked"))
+		}
+		if !s.asked.offers(h) {
+			return s.badResponse(errors.New("the destination switches to a protocol that was not offered"))
 		}
 		return s.switched()
 	case h.status < 200:
@@ -65,7 +69,25 @@ func (s *session) unsolicited() bool {
 	s.last.Store(true)
 	err := s.send(s.up.bytes(), false)
 	s.up.release()
-	return s.sent(err)
+	if s.sent(err) {
+		s.lastAnswered() // a request that has come meanwhile is not answered, as on any connection that ends
+	}
+	return false
+}
+
+// offers reports whether a 101 names nothing but what the client has offered.
+func (a *asking) offers(h *head) bool {
+	for _, f := range h.fields {
+		if !sameName(f.name, "Upgrade") {
+			continue
+		}
+		for protocol := range strings.SplitSeq(f.value, ",") {
+			if !hasToken(viewOf(a.protocols), trimSpace(protocol)) {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 // readResponse reads a head, of which something is buffered already.

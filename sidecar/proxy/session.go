@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/weir-dev/weir/sidecar/intercept"
+	"github.com/weir-dev/weir/sidecar/ruleset"
 )
 
 const (
@@ -106,6 +107,7 @@ type session struct {
 // asking is what the response's reader must know of its request.
 type asking struct {
 	head, connect, upgrade bool
+	protocols              []byte // to upgrade to
 	// added to the response's head: whole lines.
 	added []byte
 }
@@ -207,7 +209,10 @@ func (s *session) upstreamSide() {
 		}
 		switch mode(s.mode.Load()) {
 		case modeUndecided:
-			if resemblesSettings(s.up.bytes()) {
+			if resemblesSettings(s.up.bytes()) && len(s.up.bytes()) < settingsBytes && s.hearOut() {
+				continue
+			}
+			if resemblesSettings(s.up.bytes()) && len(s.up.bytes()) >= settingsBytes {
 				// A server of HTTP/2 that speaks first; its clients do not wait.
 				s.await(func() bool { return !s.modeIs(modeUndecided) || s.ended > 0 })
 				if s.modeIs(modeUndecided) {
@@ -235,6 +240,20 @@ func (s *session) upstreamSide() {
 			return
 		}
 	}
+}
+
+// settingsBytes are the header of an HTTP/2 frame (RFC 9113 section 4.1).
+const settingsBytes = 9
+
+// hearOut waits a moment for the rest of a frame's header. It is false when
+// nothing more has come.
+func (s *session) hearOut() bool {
+	if _, err := s.up.room(); err != nil || s.up.SetReadDeadline(time.Now().Add(sniffWait)) != nil {
+		return false
+	}
+	err := s.up.fill()
+	_ = s.up.SetReadDeadline(time.Time{})
+	return err == nil || !s.modeIs(modeUndecided)
 }
 
 // resemblesSettings reports whether data may begin with an HTTP/2 SETTINGS
@@ -298,8 +317,10 @@ func (s *session) upstreamEnded(err error) {
 	if s.modeIs(modeHanded) || s.desert() {
 		return
 	}
-	eof := errors.Is(err, io.EOF)
-	if !eof {
+	switch {
+	case errors.Is(err, net.ErrClosed): // by the other goroutine, which looks after the client
+		return
+	case !errors.Is(err, io.EOF):
 		s.abort()
 		return
 	}
@@ -482,14 +503,17 @@ func (s *session) sniffOn() (protocol, error) {
 	return kind, s.client.SetReadDeadline(time.Time{})
 }
 
-// maxSessions bounds the connections that a sidecar serves at once: beyond,
+// maxSessions bounds the connections that a sidecar serves at once in each
+// direction, so that whoever calls the pod cannot keep it from calling: beyond,
 // new ones are reset. Each costs two sockets and some 20 KiB.
-const maxSessions = 16 << 10
+const maxSessions = 8 << 10
 
 // sessions are those that live.
 type sessions struct {
 	mu   sync.Mutex
 	live map[*session]struct{}
+	// count of them, by direction.
+	count map[ruleset.Direction]int
 	// none is closed when the last one has ended; nil while nobody waits.
 	none chan struct{}
 }
@@ -499,12 +523,13 @@ func (s *sessions) add(one *session) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.live == nil {
-		s.live = map[*session]struct{}{}
+		s.live, s.count = map[*session]struct{}{}, map[ruleset.Direction]int{}
 	}
-	if len(s.live) >= maxSessions {
+	if s.count[one.server.direction] >= maxSessions {
 		return false
 	}
 	s.live[one] = struct{}{}
+	s.count[one.server.direction]++
 	return true
 }
 
@@ -512,6 +537,7 @@ func (s *sessions) remove(one *session) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.live, one)
+	s.count[one.server.direction]--
 	if len(s.live) == 0 && s.none != nil {
 		close(s.none)
 		s.none = nil

@@ -311,7 +311,7 @@ func (s *stream) copyExactly(dst *stream, n int64) error {
 		part := s.bytes()
 		part = part[:min(int64(len(part)), n)]
 		if err := dst.send(part); err != nil {
-			return err
+			return writeError{err}
 		}
 		n -= int64(len(part))
 		s.consume(len(part))
