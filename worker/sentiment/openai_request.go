@@ -59,7 +59,7 @@ func (o *openAI) ask(ctx context.Context, user string, texts []string) ([]float6
 	defer func() { _ = response.Body.Close() }()
 	body, err := io.ReadAll(io.LimitReader(response.Body, maxAnswerBytes+1))
 	switch {
-	case err != nil && ctx.Err() != nil:
+	case ctx.Err() != nil: // whatever has come by then
 		return nil, context.Cause(ctx)
 	case err != nil:
 		return nil, fmt.Errorf("reading the answer: %w", err)
