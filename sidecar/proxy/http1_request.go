@@ -158,7 +158,7 @@ func (s *session) see() {
 func (s *session) clientEnded(err error) bool {
 	s.halfClosed.Store(true)
 	switch {
-	case s.modeIs(modeOpaque):
+	case s.modeIs(modeOpaque) && errors.Is(err, io.EOF):
 		s.pipe(&s.up, &s.client) // its end is passed on
 	case errors.Is(err, io.EOF) && s.pending.Load():
 		_ = s.up.CloseWrite() // the destination sees what it would without us

@@ -46,7 +46,9 @@ func newHTTP2Server(s *server) *http2Server {
 		MaxHeaderBytes:    maxHeadBytes,
 		HTTP2:             flowControl(),
 		ErrorLog:          s.proxy.quiet,
-		BaseContext:       func(net.Listener) context.Context { return s.proxy.cut },
+		// "OPTIONS *" is the application's to answer.
+		DisableGeneralOptionsHandler: true,
+		BaseContext:                  func(net.Listener) context.Context { return s.proxy.cut },
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
 			return context.WithValue(ctx, sessionKey{}, c)
 		},
@@ -122,6 +124,16 @@ func flowControl() *http.HTTP2Config {
 	}
 }
 
+// Read notes that the client went on: the preface is from one that accepted
+// the certificate, whether or not it has a request.
+func (c *http2Conn) Read(b []byte) (int, error) {
+	n, err := c.stream.Read(b)
+	if n > 0 && !c.spoke.Swap(true) {
+		c.session.spoke(nil)
+	}
+	return n, err
+}
+
 // end ends the session, once net/http has closed the client's end.
 func (c *http2Conn) end() {
 	c.ended.Do(func() {
@@ -139,9 +151,6 @@ func (h *http2Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	c, ok := r.Context().Value(sessionKey{}).(*http2Conn)
 	if !ok {
 		panic("proxy: request without its connection") // only handHTTP2 makes connections
-	}
-	if !c.spoke.Swap(true) {
-		c.session.spoke(nil)
 	}
 	x := &exchange{server: h.server, conn: c, w: w}
 	var seen request
@@ -171,6 +180,8 @@ type exchange struct {
 	w      http.ResponseWriter
 	// proxyAuthenticate of the response: see RoundTrip.
 	proxyAuthenticate []string
+	// alone: the response's head is all of it.
+	alone bool
 }
 
 // watch has nothing to add: net/http ends ctx with the client's stream.
@@ -187,7 +198,32 @@ func (x *exchange) forward(r *http.Request) {
 		ModifyResponse: x.modifyResponse,
 		ErrorHandler:   x.upstreamFailed,
 	}
-	reverse.ServeHTTP(x.w, r)
+	reverse.ServeHTTP(headWriter{x.w, x}, r)
+}
+
+// headWriter sends a response's head as the destination did: at once when a
+// body follows, be it empty, and with the end in it when it stands alone.
+// ReverseProxy flushes at a moment of its own, and a head alone would now and
+// then go out apart from its end: to gRPC such a one, Trailers-Only, has no
+// status.
+type headWriter struct {
+	http.ResponseWriter
+	x *exchange
+}
+
+func (w headWriter) WriteHeader(status int) {
+	w.ResponseWriter.WriteHeader(status)
+	if status >= http.StatusOK {
+		_ = w.FlushError() // copying the body finds the same error
+	}
+}
+
+// FlushError is called by http.ResponseController.
+func (w headWriter) FlushError() error {
+	if w.x.alone {
+		return nil
+	}
+	return http.NewResponseController(w.ResponseWriter).Flush()
 }
 
 // rewrite undoes what ReverseProxy changes for gateways and a transparent
@@ -216,6 +252,11 @@ func (x *exchange) rewrite(pr *httputil.ProxyRequest) {
 	}
 	// The server fills this map when the body has ended; a copy stays empty.
 	out.Trailer = in.Trailer
+	if out.Body != nil {
+		// ReverseProxy's own is not closed when the destination has heard enough,
+		// and the response would wait for the rest of the request.
+		out.Body = in.Body
+	}
 }
 
 // RoundTrip keeps Proxy-Authenticate, which ReverseProxy takes away: it is the
@@ -229,6 +270,7 @@ func (x *exchange) RoundTrip(r *http.Request) (*http.Response, error) {
 }
 
 func (x *exchange) modifyResponse(response *http.Response) error {
+	x.alone = response.ContentLength == 0 || response.Request.Method == http.MethodHead
 	h := x.w.Header()
 	addRateLimitFields(h, x.quotas)
 	for _, name := range []string{"Content-Type", "Date"} {
@@ -251,6 +293,7 @@ func (x *exchange) upstreamFailed(w http.ResponseWriter, r *http.Request, err er
 		x.server.proxy.metrics.upstream.WithLabelValues(string(x.server.direction)).Inc()
 	}
 	x.server.proxy.log.Debug("forwarding failed", "direction", x.server.direction, "error", err)
+	x.alone = true
 	unreachable().write(w, r)
 }
 

@@ -402,6 +402,11 @@ func (s *session) opaque() {
 // other open, as in TCP; a reset is passed on as a reset.
 func (s *session) pipe(dst, src *stream) {
 	err := src.copyAll(dst)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		// upstreamSide's, meant for a reader that had spoken to it already.
+		_ = src.SetReadDeadline(time.Time{})
+		err = src.copyAll(dst)
+	}
 	if err == nil {
 		err = dst.CloseWrite()
 	}
