@@ -65,9 +65,11 @@ func TestUpgrades(t *testing.T) {
 	for _, c := range []struct{ reason, offered, switched, want string }{
 		{"as offered", "Upgrade: websocket\r\n", "websocket", "HTTP/1.1 101"},
 		{"one of several", "Upgrade: a, WebSocket\r\n", "websocket", "HTTP/1.1 101"},
+		{"on one of several lines", "Upgrade: a\r\nUpgrade: websocket\r\n", "a", "HTTP/1.1 101"},
 		{"h2c behind another line", "Upgrade: h2c\r\nUpgrade: websocket\r\n", "h2c", "HTTP/1.1 502"},
 		{"h2c before another line", "Upgrade: websocket\r\nUpgrade: h2c\r\n", "h2c", "HTTP/1.1 502"},
 		{"not offered", "Upgrade: websocket\r\n", "h2c", "HTTP/1.1 502"},
+		{"too much offered", "Upgrade: websocket, " + strings.Repeat("x", offerBytes) + "\r\n", "websocket", "HTTP/1.1 502"},
 	} {
 		h := serve(t, ruleset.Inbound, answering(t, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: "+c.switched+"\r\n\r\n"))
 		conn := h.dial()
@@ -152,6 +154,13 @@ func TestLargeHeadsAreForgotten(t *testing.T) {
 	s.scratch, s.trailers = make([]byte, bufferBytes+1), make([]byte, bufferBytes+1)
 	if whole, err := s.in.parseRequest([]byte("GET / HTTP/1.1\r\nHost: h\r\nX: " + strings.Repeat("x", bufferBytes) + "\r\n\r\n")); !whole || err != nil {
 		t.Fatalf("whole %t, error %v", whole, err)
+	}
+	if whole, err := s.out.parseResponse([]byte("HTTP/1.1 200 OK\r\nX: " + strings.Repeat("x", bufferBytes) + "\r\n\r\n")); !whole || err != nil {
+		t.Fatalf("response whole %t, error %v", whole, err)
+	}
+	s.out.forget()
+	if s.out.fields != nil || s.out.lines != nil {
+		t.Errorf("kept: %d fields of a response", len(s.out.fields))
 	}
 	s.see()
 	s.callers = append(s.callers, caller{identity: s.in.host})

@@ -2,14 +2,19 @@ package proxy
 
 import (
 	"bufio"
+	"context"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"runtime/debug"
+	"slices"
 	"strings"
 	"testing"
 
+	"github.com/weir-dev/weir/sidecar/limiter"
 	"github.com/weir-dev/weir/sidecar/ruleset"
 )
 
@@ -169,5 +174,49 @@ func TestForwardedRequestsNameTheTargetsHost(t *testing.T) {
 		}
 	default:
 		t.Errorf("the destination got nothing, the client %q", answer)
+	}
+}
+
+// deep is a store that notes how many sessions are on the stack of who asks it.
+type deep struct {
+	admitting
+	frames []int
+}
+
+func (d *deep) TakeInto(ctx context.Context, takes []limiter.Take, quotas []limiter.Quota) (limiter.Decision, error) {
+	d.frames = append(d.frames, strings.Count(string(debug.Stack()), "proxy.(*session).requests("))
+	return d.admitting.TakeInto(ctx, takes, quotas)
+}
+
+// A connection may go on to other destinations for ever: what has served the
+// ones before is gone.
+func TestChangesOfDestinationDoNotAddUp(t *testing.T) {
+	t.Parallel()
+	policy := basic("p", func(p *ruleset.Policy) { p.Hosts = []string{"127.0.0.1"} })
+	store := &deep{admitting: admitting{limiter.Decision{Admitted: true, Quotas: []limiter.Quota{{Limit: policy.Limits[0]}}}}}
+	h := build(t, &net.TCPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 80})
+	h.proxy = New(Config{Taker: store, Logger: slog.New(slog.DiscardHandler)})
+	h.apply(policy)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() { _ = h.proxy.ServeExplicit(l) }()
+	t.Cleanup(func() { _ = l.Close() })
+	h.addr = l.Addr().String()
+	const empty = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+	destinations := [...]string{answering(t, empty).String(), answering(t, empty).String()}
+	c := h.dial()
+	r := bufio.NewReader(c)
+	const changes = 8
+	for i := range changes {
+		at := destinations[i%2]
+		write(t, c, "GET http://"+at+"/ HTTP/1.1\r\nHost: "+at+"\r\n\r\n")
+		if _, err := http.ReadResponse(r, nil); err != nil {
+			t.Fatalf("request %d: %v", i, err)
+		}
+	}
+	if len(store.frames) != changes || slices.Max(store.frames) != 1 {
+		t.Errorf("requests were served below %v others, want 1 each", store.frames)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"net"
 	"os"
 	"strings"
 	"syscall"
@@ -49,7 +50,7 @@ func (s *session) request() bool {
 		return s.discard()
 	}
 	if s.pending.Load() { // pipelined, or early data of an upgrade
-		s.await(func() bool { return !s.pending.Load() || s.last.Load() || s.ended > 0 })
+		s.outlast()
 	}
 	switch {
 	case s.pending.Load():
@@ -85,9 +86,11 @@ func (s *session) request() bool {
 var emptyLine = []byte("\r\n")
 
 // skipsEmptyLines reports whether those before a request are none (RFC 9112
-// section 2.2), and not the beginning of what follows an upgrade.
+// section 2.2), and not the beginning of what follows an upgrade. The mode is
+// asked last: it changes before the upgrade's answer counts as given.
 func (s *session) skipsEmptyLines() bool {
-	return s.modeIs(modeHTTP1) && !(s.pending.Load() && (s.asked.upgrade || s.asked.connect))
+	switching := s.pending.Load() && (s.asked.upgrade || s.asked.connect)
+	return !switching && s.modeIs(modeHTTP1)
 }
 
 // forget drops what large heads have left, before the connection is idle.
@@ -316,12 +319,16 @@ func (s *session) forwardRequest() bool {
 	return true
 }
 
+// offerBytes bound the protocols to upgrade to that are remembered: an idle
+// connection keeps them. A longer offer is not taken up.
+const offerBytes = 1 << 10
+
 // begins notes what the response's reader must know.
 func (s *session) begins() {
 	h := &s.in
 	s.asked.head = h.method == "HEAD"
 	s.asked.connect = h.method == "CONNECT"
-	s.asked.upgrade = h.connection.upgrade && h.upgrades != "" && !hasToken(h.upgrades, "h2c")
+	s.asked.upgrade = h.connection.upgrade && h.upgrades != "" && len(h.upgrades) <= offerBytes && !hasToken(h.upgrades, "h2c")
 	if s.asked.upgrade {
 		s.asked.protocols = append(s.asked.protocols[:0], h.upgrades...)
 	}
@@ -402,9 +409,9 @@ func (s *session) sendChunks() bool {
 
 // uploadEnded ends a request whose body did not come to its end.
 func (s *session) uploadEnded(err error) bool {
-	if _, ok := errors.AsType[writeError](err); ok {
+	if _, ok := errors.AsType[writeError](err); ok || errors.Is(err, net.ErrClosed) {
 		// The destination has closed its end, perhaps after an answer, which the
-		// other goroutine passes on.
+		// other goroutine passes on; or that goroutine has, to answer by itself.
 		return s.discard()
 	}
 	s.halfClosed.Store(true)
@@ -433,22 +440,26 @@ func (s *session) badBody(err error) bool {
 	s.server.proxy.metrics.malformed.WithLabelValues(string(s.server.direction)).Inc()
 	s.last.Store(true)
 	s.up.reset()
-	s.writing.Lock()
-	untold := !s.responding
-	s.responding = true
-	s.writing.Unlock()
 	wrong, ok := errors.AsType[*malformed](err)
-	if !ok || !untold {
-		s.abort()
-		return false
-	}
-	s.reply.say(unreadable(wrong), false)
-	if s.write(&s.reply, false, false, true) != nil {
+	if !ok || !s.answersFirst(wrong) {
 		s.abort()
 		return false
 	}
 	s.lastAnswered()
 	return s.discard()
+}
+
+// answersFirst sends the answer to a malformed body, unless some of the
+// response has gone to the client.
+func (s *session) answersFirst(wrong *malformed) bool {
+	s.reply.say(unreadable(wrong), false)
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	if s.responding {
+		return false
+	}
+	s.responding = true
+	return s.client.send(s.reply.asHTTP1(false, false, true)) == nil
 }
 
 // edits reports whether the head changes on its way: what Connection names

@@ -3,6 +3,7 @@ package proxy
 import (
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"strings"
 
@@ -22,7 +23,9 @@ func (s *session) response() bool {
 		case errors.As(err, &wrong), errors.Is(err, errStatusLine), errors.Is(err, errResponseHead), errors.Is(err, errResponseLength):
 			return s.badResponse(err)
 		}
-		_ = s.send(s.up.bytes(), false) // the client sees as much as it would
+		if !errors.Is(err, net.ErrClosed) { // else the client gets an answer of our own
+			_ = s.send(s.up.bytes(), false) // it sees as much as it would
+		}
 		s.up.release()
 		s.upstreamEnded(err)
 		return false

@@ -202,6 +202,7 @@ func (s *session) upstreamSide() {
 	}
 	for {
 		if s.up.empty() {
+			s.out.forget()
 			if err := s.up.fill(); err != nil {
 				s.upstreamEnded(err)
 				return

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"syscall"
 	"time"
 )
 
@@ -30,13 +31,40 @@ func (s *session) watch(ctx context.Context) (context.Context, func()) {
 	}()
 	return watched, func() {
 		s.holds(false)
-		_ = s.client.SetReadDeadline(time.Unix(1, 0))
-		<-over
-		_ = s.client.SetReadDeadline(time.Time{})
-		if s.last.Load() { // see lastAnswered
-			_ = s.client.SetReadDeadline(time.Now().Add(linger))
-		}
+		s.unwatch(over)
 		cancel()
+	}
+}
+
+// unwatch ends the watching of the client, and waits until it is over.
+func (s *session) unwatch(over <-chan struct{}) {
+	_ = s.client.SetReadDeadline(time.Unix(1, 0))
+	<-over
+	_ = s.client.SetReadDeadline(time.Time{})
+	if s.last.Load() { // see lastAnswered
+		_ = s.client.SetReadDeadline(time.Now().Add(linger))
+	}
+}
+
+// watchAfter is how long an answer may take before the client that has sent
+// more is watched: most come sooner, and need no goroutine.
+const watchAfter = time.Second
+
+// outlast waits for the answer under way, of a client that has sent more. That
+// is not read on, so that only its socket tells when it is gone, and the
+// destination must learn of it. One that has but ended its sending still gets
+// all its answers.
+func (s *session) outlast() {
+	over := make(chan struct{})
+	late := time.AfterFunc(watchAfter, func() {
+		defer close(over)
+		if s.client.wasReset() {
+			s.abort()
+		}
+	})
+	s.await(func() bool { return !s.pending.Load() || s.last.Load() || s.ended > 0 })
+	if !late.Stop() {
+		s.unwatch(over)
 	}
 }
 
@@ -49,16 +77,32 @@ func (s *session) holds(held bool) {
 // ending returns when the client has ended its sending or is gone, or the
 // stream's read deadline has come. It is false when it cannot know.
 func (s *stream) ending() bool {
-	tcp := s.beneath()
-	if tcp == nil {
-		return false
-	}
-	raw, err := tcp.SyscallConn()
-	if err != nil {
+	raw := s.beneathRaw()
+	if raw == nil {
 		return false
 	}
 	_ = raw.Read(endedSending) // whatever its error, the client has no more to say
 	return true
+}
+
+// wasReset returns when the client has reset its connection, or the stream's
+// read deadline has come: then it is false.
+func (s *stream) wasReset() bool {
+	raw := s.beneathRaw()
+	return raw != nil && raw.Read(isReset) == nil
+}
+
+// beneathRaw is the socket; nil when there is none.
+func (s *stream) beneathRaw() syscall.RawConn {
+	tcp := s.beneath()
+	if tcp == nil {
+		return nil
+	}
+	raw, err := tcp.SyscallConn()
+	if err != nil {
+		return nil
+	}
+	return raw
 }
 
 // desert notes that the destination has left, where that may not end the

@@ -9,3 +9,10 @@ func endedSending(fd uintptr) bool {
 	n, err := unix.Poll(poll, 0)
 	return err == nil && n > 0
 }
+
+// isReset reports whether the peer of a socket has reset the connection.
+func isReset(fd uintptr) bool {
+	poll := []unix.PollFd{{Fd: int32(fd)}} // errors are always told
+	n, err := unix.Poll(poll, 0)
+	return err == nil && n > 0 && poll[0].Revents&unix.POLLERR != 0
+}
