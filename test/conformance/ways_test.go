@@ -124,6 +124,7 @@ func intercepting(t testing.TB, s *store, w way, upstream net.Addr) path {
 	t.Helper()
 	p := policy(ruleset.Outbound, plenty)
 	p.Hosts, p.Intercept = []string{upstreamName}, true
+	p.OnStoreFailure = ruleset.OnStoreFailureAllow // Deny ends what is no HTTP within the TLS
 	i, err := intercept.New(intercept.Config{
 		Issue: operator().issue, Trust: true, Authorities: string(operator().root), TrustDir: t.TempDir(),
 		ExtraRoots: string(upstreamIdentity().root),
