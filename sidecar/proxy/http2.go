@@ -7,9 +7,11 @@ import (
 	"net"
 	"net/http"
 	"net/http/httputil"
+	"reflect"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/weir-dev/weir/sidecar/ruleset"
 )
@@ -106,8 +108,9 @@ func newHTTP2Transport(s *session, others *later) *http.Transport {
 			}
 			return s.secure.Connect(ctx, func(ctx context.Context) (net.Conn, error) { return others.dial(ctx, network, s.address) })
 		},
-		Protocols: &protocols,
-		HTTP2:     flowControl(),
+		Protocols:             &protocols,
+		HTTP2:                 flowControl(),
+		ExpectContinueTimeout: time.Second, // as long as clients wait
 		// The body passes as the application encoded it.
 		DisableCompression:     true,
 		MaxResponseHeaderBytes: maxHeadBytes,
@@ -152,7 +155,7 @@ func (h *http2Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if !ok {
 		panic("proxy: request without its connection") // only handHTTP2 makes connections
 	}
-	x := &exchange{server: h.server, conn: c, w: w}
+	x := &exchange{server: h.server, conn: c, w: w, waits: waitsToSend(r)}
 	var seen request
 	seen.requestOf(r, c.session.remote)
 	seen.names = c.session.names
@@ -182,6 +185,20 @@ type exchange struct {
 	proxyAuthenticate []string
 	// alone: the response's head is all of it.
 	alone bool
+	// waits: the client sends its body when it is asked to.
+	waits bool
+}
+
+// waitsToSend reports whether the client of a request of net/http's server for
+// HTTP/2 said "Expect: 100-continue", which only that server's own body still
+// knows: the field itself is taken away.
+func waitsToSend(r *http.Request) bool {
+	body := reflect.Indirect(reflect.ValueOf(r.Body))
+	if body.Kind() != reflect.Struct {
+		return false
+	}
+	waits := body.FieldByName("needsContinue")
+	return waits.Kind() == reflect.Bool && waits.Bool()
 }
 
 // watch has nothing to add: net/http ends ctx with the client's stream.
@@ -212,6 +229,9 @@ type headWriter struct {
 }
 
 func (w headWriter) WriteHeader(status int) {
+	if status == http.StatusContinue {
+		return // reading the request's body sends it
+	}
 	w.ResponseWriter.WriteHeader(status)
 	if status >= http.StatusOK {
 		_ = w.FlushError() // copying the body finds the same error
@@ -249,6 +269,9 @@ func (x *exchange) rewrite(pr *httputil.ProxyRequest) {
 		if values, ok := in.Header[name]; ok {
 			out.Header[name] = values
 		}
+	}
+	if x.waits {
+		out.Header.Set("Expect", "100-continue")
 	}
 	// The server fills this map when the body has ended; a copy stays empty.
 	out.Trailer = in.Trailer
