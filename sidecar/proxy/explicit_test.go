@@ -10,7 +10,6 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"runtime/debug"
-	"slices"
 	"strings"
 	"testing"
 
@@ -180,11 +179,11 @@ func TestForwardedRequestsNameTheTargetsHost(t *testing.T) {
 // deep is a store that notes how many sessions are on the stack of who asks it.
 type deep struct {
 	admitting
-	frames []int
+	frames chan int
 }
 
 func (d *deep) TakeInto(ctx context.Context, takes []limiter.Take, quotas []limiter.Quota) (limiter.Decision, error) {
-	d.frames = append(d.frames, strings.Count(string(debug.Stack()), "proxy.(*session).requests("))
+	d.frames <- strings.Count(string(debug.Stack()), "proxy.(*session).requests(")
 	return d.admitting.TakeInto(ctx, takes, quotas)
 }
 
@@ -193,7 +192,9 @@ func (d *deep) TakeInto(ctx context.Context, takes []limiter.Take, quotas []limi
 func TestChangesOfDestinationDoNotAddUp(t *testing.T) {
 	t.Parallel()
 	policy := basic("p", func(p *ruleset.Policy) { p.Hosts = []string{"127.0.0.1"} })
-	store := &deep{admitting: admitting{limiter.Decision{Admitted: true, Quotas: []limiter.Quota{{Limit: policy.Limits[0]}}}}}
+	const changes = 8
+	admit := admitting{limiter.Decision{Admitted: true, Quotas: []limiter.Quota{{Limit: policy.Limits[0]}}}}
+	store := &deep{admit, make(chan int, changes)}
 	h := build(t, &net.TCPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 80})
 	h.proxy = New(Config{Taker: store, Logger: slog.New(slog.DiscardHandler)})
 	h.apply(policy)
@@ -208,15 +209,14 @@ func TestChangesOfDestinationDoNotAddUp(t *testing.T) {
 	destinations := [...]string{answering(t, empty).String(), answering(t, empty).String()}
 	c := h.dial()
 	r := bufio.NewReader(c)
-	const changes = 8
 	for i := range changes {
 		at := destinations[i%2]
 		write(t, c, "GET http://"+at+"/ HTTP/1.1\r\nHost: "+at+"\r\n\r\n")
 		if _, err := http.ReadResponse(r, nil); err != nil {
 			t.Fatalf("request %d: %v", i, err)
 		}
-	}
-	if len(store.frames) != changes || slices.Max(store.frames) != 1 {
-		t.Errorf("requests were served below %v others, want 1 each", store.frames)
+		if frames := <-store.frames; frames != 1 {
+			t.Fatalf("request %d was served below %d others", i, frames-1)
+		}
 	}
 }
