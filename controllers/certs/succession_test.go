@@ -37,35 +37,35 @@ func TestSuccession(t *testing.T) {
 	for _, c := range []struct {
 		reason string
 		// began with an authority for these, at began.
-		for_   []string
-		change func(*lineage)
-		after  time.Duration
-		wants  []string
+		domains []string
+		change  func(*lineage)
+		after   time.Duration
+		wants   []string
 		// does are the reasons of its changes, in order; none: all is good.
 		does  string
 		holds int
 	}{
 		{reason: "the first policy that intercepts brings an authority", wants: one, does: "first", holds: 1},
 		{reason: "without one there is none"},
-		{reason: "nothing is due", for_: one, wants: one, holds: 1},
-		{reason: "a moment before the next is due", for_: one, after: year - time.Second, wants: one, holds: 1},
-		{reason: "the next is made after a year", for_: one, after: year, wants: one, does: "rotation", holds: 2},
-		{reason: "nothing rotates that nobody wants", for_: one, after: year, holds: 1},
-		{reason: "hosts grow", for_: one, wants: two, does: "hosts", holds: 2},
-		{reason: "hosts below one that is permitted are no growth", for_: one, wants: []string{"www.a.example"}, holds: 1},
-		{reason: "hosts that only end alike are", for_: one, wants: []string{"aa.example"}, does: "hosts", holds: 2},
-		{reason: "a domain above one that is permitted is, too", for_: []string{"www.a.example"}, wants: one, does: "hosts", holds: 2},
-		{reason: "hosts shrink", for_: two, wants: one, holds: 1},
-		{reason: "they shrink to none", for_: two, holds: 1},
-		{reason: "all expired while no operator ran", for_: one, after: 2 * year, wants: one, does: "expired first", holds: 1},
-		{reason: "the last one expires and nobody wants another", for_: one, after: 2 * year, does: "expired"},
-		{reason: "a replica whose clock is behind makes nothing anew", for_: one, after: -30 * day, wants: one, holds: 1},
-		{reason: "the key is lost", for_: one, change: func(l *lineage) { l.key = nil }, wants: one, does: "lost", holds: 2},
-		{reason: "a lost key is missed when it is wanted", for_: one, change: func(l *lineage) { l.key = nil }, holds: 1},
+		{reason: "nothing is due", domains: one, wants: one, holds: 1},
+		{reason: "a moment before the next is due", domains: one, after: year - time.Second, wants: one, holds: 1},
+		{reason: "the next is made after a year", domains: one, after: year, wants: one, does: "rotation", holds: 2},
+		{reason: "nothing rotates that nobody wants", domains: one, after: year, holds: 1},
+		{reason: "hosts grow", domains: one, wants: two, does: "hosts", holds: 2},
+		{reason: "hosts below one that is permitted are no growth", domains: one, wants: []string{"www.a.example"}, holds: 1},
+		{reason: "hosts that only end alike are", domains: one, wants: []string{"aa.example"}, does: "hosts", holds: 2},
+		{reason: "a domain above one that is permitted is, too", domains: []string{"www.a.example"}, wants: one, does: "hosts", holds: 2},
+		{reason: "hosts shrink", domains: two, wants: one, holds: 1},
+		{reason: "they shrink to none", domains: two, holds: 1},
+		{reason: "all expired while no operator ran", domains: one, after: 2 * year, wants: one, does: "expired first", holds: 1},
+		{reason: "the last one expires and nobody wants another", domains: one, after: 2 * year, does: "expired"},
+		{reason: "a replica whose clock is behind makes nothing anew", domains: one, after: -30 * day, wants: one, holds: 1},
+		{reason: "the key is lost", domains: one, change: func(l *lineage) { l.key = nil }, wants: one, does: "lost", holds: 2},
+		{reason: "a lost key is missed when it is wanted", domains: one, change: func(l *lineage) { l.key = nil }, holds: 1},
 	} {
 		var l lineage
-		if c.for_ != nil {
-			l, _ = succeeded(t, began, l, c.for_...)
+		if c.domains != nil {
+			l, _ = succeeded(t, began, l, c.domains...)
 		}
 		if c.change != nil {
 			c.change(&l)

@@ -78,7 +78,7 @@ func (s *Server) serveCertificate(w http.ResponseWriter, r *http.Request, from c
 		return
 	}
 	s.metrics.certificates.Inc()
-	writeWithin(w, requestTimeout)
+	boundWrite(w)
 	w.Header().Set("Content-Type", "application/json")
 	_ = json.NewEncoder(w).Encode(ruleset.Certificate{Chain: string(chain)}) // a sidecar that is gone asks again
 }

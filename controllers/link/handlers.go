@@ -77,7 +77,7 @@ func (s *Server) serveRuleset(w http.ResponseWriter, r *http.Request, from calle
 	s.metrics.held.Inc()
 	next, err := s.newer(r.Context(), from, report, rung, superseded)
 	s.metrics.held.Dec()
-	writeWithin(w, requestTimeout)
+	boundWrite(w)
 	switch {
 	case err != nil:
 		s.options.Logger.Error(err, "cannot answer a sidecar", "namespace", from.pod.Namespace, "pod", from.pod.Name)
@@ -201,18 +201,19 @@ func (s *Server) serveAcknowledgements(w http.ResponseWriter, r *http.Request, f
 	waiting, cancel := context.WithTimeout(r.Context(), s.options.Patience)
 	defer cancel()
 	next := s.options.Acknowledgements.after(waiting, r.URL.Query().Get("epoch"), sequence)
-	writeWithin(w, requestTimeout)
+	boundWrite(w)
 	w.Header().Set("Content-Type", "application/json")
 	_ = json.NewEncoder(w).Encode(next) // a peer that is gone asks again
 }
 
 func refuse(w http.ResponseWriter, status int, sentence string) {
-	writeWithin(w, requestTimeout)
+	boundWrite(w)
 	http.Error(w, sentence, status)
 }
 
-func writeWithin(w http.ResponseWriter, timeout time.Duration) {
-	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(timeout))
+// boundWrite gives the answer requestTimeout.
+func boundWrite(w http.ResponseWriter) {
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(requestTimeout))
 }
 
 // turns let a pod hold one request: a new one ends the one before, which its

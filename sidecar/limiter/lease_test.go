@@ -187,7 +187,7 @@ func TestLeasesAreSettled(t *testing.T) {
 		}
 		held := take.Limits[0].Requests - d.Quotas[0].Remaining
 		least := f.sum(window)
-		most := f.sum(window + 2*slice + int64(leaseLength([]Take{take}))/1000/leaseParts)
+		most := f.sum(window + 2*slice + leaseLength([]Take{take})/1000/leaseParts)
 		if held < least || held > most {
 			t.Fatalf("at epoch+%d µs %s holds %d units, want from %d to %d", f.now-epoch, key, held, least, most)
 		}

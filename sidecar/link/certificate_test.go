@@ -188,7 +188,9 @@ func TestWhyThereIsNoCertificate(t *testing.T) {
 		{reason: "it answers without end", certify: func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(make([]byte, maxCertificate+1)) }, says: "more than"},
 		{reason: "it answers with something else", certify: func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("sesame")) }, says: "not JSON"},
 		{reason: "it answers with nothing", certify: func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("{}")) }, says: "holds none"},
-		{reason: "it leads elsewhere", certify: func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "https://elsewhere.example/", 307) }, says: "307"},
+		{reason: "it leads elsewhere", certify: func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "https://elsewhere.example/", http.StatusTemporaryRedirect)
+		}, says: "307"},
 		{reason: "it does not answer", certify: silent(func() {}), says: "deadline"},
 		{reason: "it is another", change: func(_ *operator, r *ruleset.Ruleset) { _, r.Link.CABundle = selfSigned(t) }, says: "certificate"},
 		{reason: "its address is none", change: func(_ *operator, r *ruleset.Ruleset) { r.Link.Address = "operator" }, says: "host:port"},

@@ -31,7 +31,8 @@ func (h *head) parseResponse(data []byte) (whole bool, err error) {
 		case len(line) == 0:
 			h.lines = append(h.lines, start)
 			h.size = h.next
-			return true, h.checkResponse()
+			h.settleLength()
+			return true, nil
 		default:
 			err = h.responseField(start, line)
 		}
@@ -116,8 +117,8 @@ func (h *head) responseLength(value string) error {
 	return nil
 }
 
-// checkResponse settles RFC 9112 section 6.3: Transfer-Encoding overrides.
-func (h *head) checkResponse() error {
+// settleLength settles RFC 9112 section 6.3: Transfer-Encoding overrides.
+func (h *head) settleLength() {
 	if h.coded && h.minor == 0 { // clients differ: until the connection ends
 		h.chunked = false
 	}
@@ -125,5 +126,4 @@ func (h *head) checkResponse() error {
 		h.doubled = h.length >= 0
 		h.length = -1
 	}
-	return nil
 }

@@ -213,7 +213,7 @@ func viewOf(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b))
 // asHTTP1 is the answer as HTTP/1.1 has it. The last one of a connection says
 // so, and one that is not, to HTTP/1.0, too.
 func (a *answer) asHTTP1(bodiless, keepAlive, last bool) []byte {
-	b := append(a.message[:0], "HTTP/1.1 "...)
+	b := append(a.message[:0], "HTTP/1.1 "...) //nolint:gocritic // the message is set at the end
 	b = strconv.AppendInt(b, int64(a.status), 10)
 	b = append(append(append(b, ' '), http.StatusText(a.status)...), "\r\n"...)
 	for _, line := range a.fields {

@@ -203,7 +203,7 @@ func TestInterceptedRequestsAreCounted(t *testing.T) {
 					t.Errorf("the provider saw %q, want %s, its host and no X-User-ID", body, name)
 				}
 			}
-			if response, _ := do(t, client, ask(t, http.MethodGet, "https://api.example.com/v1", nil, "X-User-ID", "bob")); response.StatusCode != 200 {
+			if response, _ := do(t, client, ask(t, http.MethodGet, "https://api.example.com/v1", nil, "X-User-ID", "bob")); response.StatusCode != http.StatusOK {
 				t.Errorf("another user: %d, want 200", response.StatusCode)
 			}
 		})
@@ -347,7 +347,7 @@ func TestInterceptedHTTP2OutlivesItsUpstreamConnection(t *testing.T) {
 	}))
 	client := h.secureClient(mine.pool(), secureVersions)
 	for range 5 {
-		if response, _ := do(t, client, ask(t, http.MethodGet, "https://api.example.com/", nil)); response.StatusCode != 200 {
+		if response, _ := do(t, client, ask(t, http.MethodGet, "https://api.example.com/", nil)); response.StatusCode != http.StatusOK {
 			t.Fatalf("answer %d, want 200", response.StatusCode)
 		}
 	}

@@ -143,9 +143,9 @@ func (s *stream) readFresh(fd uintptr) bool {
 	for {
 		n, err := readSocket(fd, s.buf[:len(s.buf)-spareBytes])
 		switch {
-		case err == syscall.EINTR:
+		case err == syscall.EINTR: //nolint:errorlint // a bare errno, on the hot path
 			continue
-		case err == syscall.EAGAIN:
+		case err == syscall.EAGAIN: //nolint:errorlint // a bare errno, on the hot path
 			s.release()
 			return false
 		case err != nil:
@@ -180,9 +180,9 @@ func (s *stream) writeUnsent(fd uintptr) bool {
 	for {
 		n, err := writeSocket(fd, s.unsent)
 		switch {
-		case err == syscall.EINTR:
+		case err == syscall.EINTR: //nolint:errorlint // a bare errno, on the hot path
 			continue
-		case err == syscall.EAGAIN:
+		case err == syscall.EAGAIN: //nolint:errorlint // a bare errno, on the hot path
 			return false
 		case err != nil:
 			s.unsendable = err

@@ -231,7 +231,7 @@ var _ = Describe("interception", Ordered, func() {
 		namespace := newNamespace(nil)
 		policy := createPolicy(namespace, "spotify", "web", 100, intercepting("api.example.com"))
 		before := stamped(leader, namespace)
-		old := startStamped(createPod(namespace, "web-1", web, true), follower, before)
+		old := startStamped(createPod(namespace, "web-1", web, true), before)
 		Eventually(old.authorities).Should(Equal(before.Authorities))
 
 		edit(policy, intercepting("api.example.com", "new.example"))
@@ -239,7 +239,7 @@ var _ = Describe("interception", Ordered, func() {
 		after := stamped(leader, namespace)
 		Expect(after.Authorities).To(Equal(old.authorities()))
 		Expect(after.Authorities).To(HavePrefix(before.Authorities), "the newest is last")
-		young := startStamped(createPod(namespace, "web-2", web, true), follower, after)
+		young := startStamped(createPod(namespace, "web-2", web, true), after)
 
 		for _, name := range []string{"api.example.com", "new.example"} {
 			chain, err := old.certificate(name)
@@ -359,7 +359,7 @@ var _ = Describe("interception", Ordered, func() {
 		namespace := newNamespace(nil)
 		policy := createPolicy(namespace, "spotify", "web", 100, intercepting("api.example.com", "b.example"))
 		before := stamped(leader, namespace)
-		old := startStamped(createPod(namespace, "web-1", web, true), follower, before)
+		old := startStamped(createPod(namespace, "web-1", web, true), before)
 		Eventually(old.authorities).Should(Equal(before.Authorities))
 		edit(policy, intercepting("api.example.com"))
 		Eventually(shows(policy, "Accepted")).Should(Equal("Accepted=True Accepted 2"))

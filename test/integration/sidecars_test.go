@@ -76,11 +76,11 @@ type sidecar struct {
 // startSidecar connects a pod to a replica of the operator until the test ends.
 func startSidecar(pod *corev1.Pod, to *replica) *sidecar {
 	GinkgoHelper()
-	return startStamped(pod, to, &ruleset.Ruleset{Namespace: pod.Namespace, Link: to.link})
+	return startStamped(pod, &ruleset.Ruleset{Namespace: pod.Namespace, Link: to.link})
 }
 
 // startStamped is startSidecar for a pod that began with a Ruleset.
-func startStamped(pod *corev1.Pod, to *replica, stamped *ruleset.Ruleset) *sidecar {
+func startStamped(pod *corev1.Pod, stamped *ruleset.Ruleset) *sidecar {
 	GinkgoHelper()
 	s := &sidecar{}
 	linkClient, err := sidecarlink.New(sidecarlink.Config{
