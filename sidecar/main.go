@@ -14,6 +14,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"runtime/debug"
 	"os/signal"
 	"strconv"
 	"strings"
@@ -36,6 +37,11 @@ func main() {
 		os.Exit(1)
 	}
 }
+
+// gcPercent has garbage collected at half the growth that Go would wait for: a
+// request leaves next to none, so that it saves memory in every pod and costs
+// hardly any time.
+const gcPercent = 50
 
 // dispatch runs the subcommand that the arguments name.
 func dispatch(args []string, stdout, stderr io.Writer) error {
@@ -71,6 +77,9 @@ func parse(flags *flag.FlagSet, args []string) error {
 
 // runCommand serves until a signal ends it.
 func runCommand(flags *flag.FlagSet, args []string, stderr io.Writer) error {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(gcPercent)
+	}
 	o := options{
 		outboundPort: ruleset.OutboundPort, inboundPort: ruleset.InboundPort,
 		localPort: ruleset.LocalPort, healthPort: ruleset.HealthPort,
