@@ -12,8 +12,12 @@ const (
 	maxLeaseLength = 10 * time.Second
 	// maxLeaseTakes bounds a lease, far above what SHARE in take.lua leaves.
 	maxLeaseTakes = 1_000_000
-	// firstLeaseTakes bounds the first lease of a caller, whose pace is hardly known.
+	// firstLeaseTakes, or firstLeasePart of the smallest limit, bounds the first
+	// lease of a caller, whose pace is hardly known.
 	firstLeaseTakes = 32
+	firstLeasePart  = 64
+	// maxLeaseGrowth bounds how many times the one before a lease is.
+	maxLeaseGrowth = 16
 	// leaseParts are how exactly the times of use are told.
 	leaseParts = 32
 )
@@ -53,6 +57,17 @@ func (l *lease) uses() []use {
 		}
 	}
 	return uses
+}
+
+// firstLease bounds the first lease of some takes.
+func firstLease(takes []Take) int64 {
+	bound := int64(maxLeaseTakes)
+	for i := range takes {
+		for _, limit := range takes[i].Limits {
+			bound = min(bound, limit.Requests/firstLeasePart/max(takes[i].Cost, 1))
+		}
+	}
+	return max(bound, firstLeaseTakes)
 }
 
 // leaseLength is how long a lease of some takes may be, in nanoseconds; 0 when

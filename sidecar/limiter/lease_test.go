@@ -195,6 +195,28 @@ func TestLeasesAreSettled(t *testing.T) {
 	t.Errorf("units stay in %s", key)
 }
 
+// A steady caller soon has leases that last, far from its limit.
+func TestASecondLeaseKeepsUpWithItsCaller(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct{ limit, first int64 }{{10_000, 156}, {1000, 32}} { // a 64th, but 32 at least
+		f := newFleet(t, redistest.Start(t).URL(), 1)
+		take := perMinute("u", c.limit)
+		var last *lease
+		var sizes []int64
+		for range 1000 {
+			f.take(t, 0, take)
+			if e := f.limiters[0].backend.memory.entryOf(take); e.lease != nil && e.lease != last {
+				last = e.lease
+				sizes = append(sizes, last.left)
+			}
+			f.now += 20_000 // 500 in a lease's length
+		}
+		if want := min(500, (c.limit-c.first)/8); len(sizes) < 2 || sizes[0] != c.first || sizes[1] < want*9/10 {
+			t.Errorf("leases of a limit of %d were for %v takes, want %d and then about %d", c.limit, sizes, c.first, want)
+		}
+	}
+}
+
 // A lost reply costs nothing once the lease is settled; a sidecar that is gone
 // costs its lease for a window.
 func TestUnusedLeasesAreGivenBackAfterALostReply(t *testing.T) {

@@ -175,22 +175,23 @@ func (m *memory) asks(takes []Take) request {
 	if r.length > 0 && since < r.length {
 		e.asking = true
 		if r.want = e.want; r.want == 0 { // as many as come at this pace
-			r.want = min(max(r.length/max(since, 1), 1), firstLeaseTakes)
+			r.want = min(max(r.length/max(since, 1), 1), firstLease(takes))
 		}
 	}
 	return r
 }
 
 // end ends the lease and says how to settle it; nil when there is none. The next
-// one should be for as many takes as this one was used for, or twice as many if
-// it was used up.
+// one should be for as many takes as this one was used for, or, if it was used
+// up, for as many as that pace would have used.
 func (e *entry) end(now int64) *command {
 	l := e.lease
 	if l == nil {
 		return nil
 	}
 	if e.want = l.usedInAll; now < l.end {
-		e.want = min(2*e.want, maxLeaseTakes)
+		times := min(max(l.length/max(now-l.begin, 1), 2), maxLeaseGrowth)
+		e.want = min(times*e.want, maxLeaseTakes)
 	}
 	e.lease = nil
 	quotas, err := quotasOf(e.takes)
