@@ -41,7 +41,7 @@ if [ -n "$own" ]; then
   cat >>"$overlay/kustomization.yaml" <<X
 - patch: |
     - {op: replace, path: /spec/template/spec/containers/0/image, value: "weir-redis:1"}
-  target: {kind: Deployment, name: weir-redis}
+  target: {kind: StatefulSet, name: weir-redis}
 X
 else
   echo "the cluster's nodes must be able to pull ${prefix}weir-operator:$tag, ${prefix}weir-sidecar:$tag and ${prefix}weir-worker:$tag" \
@@ -49,10 +49,10 @@ else
 fi
 
 "$KUBECTL" apply -k "$overlay"
-for deployment in weir-redis weir-operator; do
-  "$KUBECTL" rollout status -n weir-system "deployment/$deployment" --timeout=180s || {
+for workload in statefulset/weir-redis deployment/weir-operator; do
+  "$KUBECTL" rollout status -n weir-system "$workload" --timeout=180s || {
     "$KUBECTL" get pods -n weir-system -o wide
-    "$KUBECTL" logs -n weir-system "deployment/$deployment" --tail=40 || true
-    die "$deployment did not start"
+    "$KUBECTL" logs -n weir-system "$workload" --tail=40 || true
+    die "$workload did not start"
   } >&2
 done

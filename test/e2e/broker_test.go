@@ -21,7 +21,7 @@ import (
 func reachBroker() *celery.Broker {
 	GinkgoHelper()
 	forwarding, stop := context.WithCancel(ctx)
-	command := exec.CommandContext(forwarding, kubectl, "-n", systemNamespace, "port-forward", "deployment/weir-redis", ":6379", "--address=127.0.0.1")
+	command := exec.CommandContext(forwarding, kubectl, "-n", systemNamespace, "port-forward", "statefulset/weir-redis", ":6379", "--address=127.0.0.1")
 	stdout, err := command.StdoutPipe()
 	Expect(err).NotTo(HaveOccurred())
 	Expect(command.Start()).To(Succeed())

@@ -45,8 +45,8 @@ var _ = Describe("Limits", Serial, func() {
 		waitEnforced(policy, 1)
 
 		By("ending every operator")
-		DeferCleanup(func() { scale("weir-operator", 2); waitForOperator() })
-		scale("weir-operator", 0)
+		DeferCleanup(func() { scale("deployment/weir-operator", 2); waitForOperator() })
+		scale("deployment/weir-operator", 0)
 		Expect(callFrom(caller.Namespace, caller.Name, "-n=15", "-H=X-User-ID: a", url).Statuses).To(Equal(map[string]int{"200": 15}))
 
 		By("killing the sidecar's process")
@@ -75,8 +75,8 @@ var _ = Describe("Limits", Serial, func() {
 		Expect(call(denying, "a").Statuses).To(Equal(map[string]int{"200": 10, "429": 5}))
 
 		By("ending Redis")
-		DeferCleanup(func() { scale("weir-redis", 1) })
-		scale("weir-redis", 0)
+		DeferCleanup(func() { scale("statefulset/weir-redis", 1) })
+		scale("statefulset/weir-redis", 0)
 		allowed, denied := call(allowing, "b"), call(denying, "b")
 		Expect(allowed.Statuses).To(Equal(map[string]int{"200": 15}), "Allow lets requests pass")
 		Expect(denied.Statuses).To(Equal(map[string]int{"503": 15}), "Deny answers 503")
@@ -86,7 +86,7 @@ var _ = Describe("Limits", Serial, func() {
 		Expect(max(allowed.P50Micros, denied.P50Micros)).To(BeNumerically("<", (storeTimeout + 100*time.Millisecond).Microseconds()))
 
 		By("starting Redis again")
-		scale("weir-redis", 1)
+		scale("statefulset/weir-redis", 1)
 		Eventually(func() map[string]int { return call(denying, "c").Statuses }).Should(HaveKey("429"))
 		Eventually(func() map[string]int { return call(allowing, "c").Statuses }).Should(HaveKey("429"))
 		Expect(call(denying, "d").Statuses).To(Equal(map[string]int{"200": 10, "429": 5}))
@@ -104,8 +104,8 @@ var _ = Describe("A PeriodicTask", Serial, func() {
 		worker := theWorker(task)
 
 		By("ending Redis")
-		DeferCleanup(func() { scale("weir-redis", 1) })
-		scale("weir-redis", 0)
+		DeferCleanup(func() { scale("statefulset/weir-redis", 1) })
+		scale("statefulset/weir-redis", 0)
 		By("waiting until the operator notices")
 		waitTask(task, haveCondition(v1alpha1.ConditionReady, metav1.ConditionFalse, v1alpha1.ReasonBrokerUnavailable))
 		Expect(task.Status.LastTask.ID).To(Equal(before), "what is known is not forgotten")
@@ -122,7 +122,7 @@ var _ = Describe("A PeriodicTask", Serial, func() {
 		}).Should(Succeed())
 
 		By("starting Redis again")
-		scale("weir-redis", 1)
+		scale("statefulset/weir-redis", 1)
 		waitRun(task, during, celery.Success)
 		waitWorkers(task, 1)
 		after := theWorker(task)

@@ -2,6 +2,8 @@ package e2e
 
 import (
 	"fmt"
+	"strconv"
+	"strings"
 	"time"
 
 	. "github.com/onsi/ginkgo/v2"
@@ -175,24 +177,20 @@ func exposedAt(namespace, name string, selector map[string]string, port int32, t
 	return service
 }
 
-// scale sets a Deployment of Weir's own to some replicas and waits until the
-// pods are as said.
-func scale(name string, replicas int32) {
+// scale sets one of Weir's own workloads (kind/name) to some replicas and waits
+// until its pods are as said.
+func scale(workload string, replicas int) {
 	GinkgoHelper()
-	key := client.ObjectKey{Namespace: systemNamespace, Name: name}
-	deployment := &appsv1.Deployment{}
-	Expect(cluster.Get(ctx, key, deployment)).To(Succeed())
-	patch := client.MergeFrom(deployment.DeepCopy())
-	deployment.Spec.Replicas = &replicas
-	Expect(cluster.Patch(ctx, deployment, patch)).To(Succeed())
+	runKubectl("-n", systemNamespace, "scale", workload, "--replicas="+strconv.Itoa(replicas))
+	_, name, _ := strings.Cut(workload, "/")
 	Eventually(func(g Gomega) {
-		g.Expect(cluster.Get(ctx, key, deployment)).To(Succeed())
-		g.Expect(deployment.Status.ObservedGeneration).To(Equal(deployment.Generation))
-		g.Expect(deployment.Status.AvailableReplicas).To(Equal(replicas))
 		pods := &corev1.PodList{}
 		g.Expect(cluster.List(ctx, pods, client.InNamespace(systemNamespace),
-			client.MatchingLabels(deployment.Spec.Selector.MatchLabels))).To(Succeed())
-		g.Expect(pods.Items).To(HaveLen(int(replicas)))
+			client.MatchingLabels{"app.kubernetes.io/name": name})).To(Succeed())
+		g.Expect(pods.Items).To(HaveLen(replicas))
+		for i := range pods.Items {
+			g.Expect(isReady(&pods.Items[i])).To(BeTrue(), pods.Items[i].Name)
+		}
 	}).Should(Succeed())
 }
 
