@@ -1,6 +1,7 @@
 // Command operator is Weir's operator: it injects sidecars into pods, gives
 // them their rules, says in the status of policies what they enforce, and makes
-// the schedules and the workers of periodic tasks.
+// the schedules and the workers of periodic tasks. As `operator check` it asks
+// an installation whether it works.
 package main
 
 import (
@@ -34,6 +35,7 @@ import (
 	"github.com/weir-dev/weir/api/v1alpha1"
 	"github.com/weir-dev/weir/controllers"
 	"github.com/weir-dev/weir/controllers/certs"
+	"github.com/weir-dev/weir/controllers/check"
 	"github.com/weir-dev/weir/controllers/injection"
 	"github.com/weir-dev/weir/controllers/link"
 	"github.com/weir-dev/weir/controllers/manifests"
@@ -119,6 +121,9 @@ func (o *options) check() error {
 }
 
 func main() {
+	if len(os.Args) > 1 && os.Args[1] == "check" {
+		os.Exit(check.Main(ctrl.SetupSignalHandler(), os.Args[2:], os.Stdout))
+	}
 	o, logging := parse()
 	ctrl.SetLogger(zap.New(zap.UseFlagOptions(&logging)))
 	if err := run(ctrl.SetupSignalHandler(), o); err != nil {
