@@ -46,7 +46,11 @@ func injects(ctx context.Context, client *http.Client, url string) error {
 	}
 	response := answered.Response
 	if !response.Allowed {
-		return fmt.Errorf("it refuses a pod that it should change: %s", response.Result.Message)
+		why := "it does not say why"
+		if response.Result != nil && response.Result.Message != "" {
+			why = response.Result.Message
+		}
+		return fmt.Errorf("it refuses a pod that it should change: %s", why)
 	}
 	if !bytes.Contains(response.Patch, []byte(`"name":"`+v1alpha1.SidecarContainer+`"`)) {
 		return fmt.Errorf("it lets a pod pass that asks for a sidecar, without one")
