@@ -245,7 +245,10 @@ func wire(ctx context.Context, mgr ctrl.Manager, direct client.Client, keeper *c
 		Acknowledgements: acknowledgements, Authorities: authorities, Clock: clock.RealClock{},
 	}
 	founder := &controllers.AuthorityReconciler{Client: mgr.GetClient(), Live: mgr.GetAPIReader(), Authorities: authorities}
-	if err := errors.Join(reconciler.SetupWithManager(mgr), founder.SetupWithManager(mgr)); err != nil {
+	if err := errors.Join(
+		reconciler.SetupWithManager(mgr), founder.SetupWithManager(mgr),
+		metrics.Registry.Register(controllers.NewPolicyPods(mgr.GetCache())),
+	); err != nil {
 		return err
 	}
 	if err := wireTasks(mgr, o); err != nil {
