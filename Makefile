@@ -17,7 +17,7 @@ GO_BUILD := CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=$(V
 # The sidecar's user is ruleset.UID.
 SIDECAR_UID := 14014
 # Suites that need more than Go and Redis, and have targets of their own.
-OWN_SUITES := /test/e2e$$|/test/e2e/|/test/integration$$|/test/interop$$
+OWN_SUITES := /test/e2e$$|/test/e2e/|/test/integration$$|/test/interop$$|/test/chart$$|/test/chart/
 
 .PHONY: help
 help: ## List the targets
@@ -52,10 +52,12 @@ test: ## Everything: generated files, units, API-server suites and, where possib
 	@$(MAKE) test-conformance
 	@$(MAKE) test-interop
 	@$(MAKE) test-integration
+	@$(MAKE) test-chart
 	@if [ -n "$${KUBECONFIG:-}" ] || { [ "$$(uname -s)" = Linux ] && [ "$$(id -u)" = 0 ]; }; then \
 	  $(MAKE) test-e2e; \
+	  $(MAKE) test-chart-e2e; \
 	else \
-	  echo "left out: the cluster suite (test/e2e), which needs root on Linux, or KUBECONFIG"; \
+	  echo "left out: the cluster suites (test/e2e, test/chart/cluster), which need root on Linux, or KUBECONFIG"; \
 	fi
 
 .PHONY: test-unit
@@ -80,6 +82,15 @@ test-integration: ## The operator against a real kube-apiserver and etcd
 	@hack/packages.sh test
 	KUBEBUILDER_ASSETS=$$(hack/cluster/kubernetes/build.sh apiserver) go test -count=1 -timeout=15m ./test/integration/...
 
+.PHONY: test-chart
+test-chart: $(TOOLS)/helm $(TOOLS)/kustomize $(TOOLS)/kubeconform $(TOOLS)/monitoring-crds ## The Helm chart: lint, values, kustomize's objects, schemas, alerts, and a real kube-apiserver
+	@hack/packages.sh chart
+	KUBEBUILDER_ASSETS=$$(hack/cluster/kubernetes/build.sh apiserver) TOOLS=$(TOOLS) go test -count=1 -timeout=10m ./test/chart
+
+.PHONY: test-chart-e2e
+test-chart-e2e: images $(TOOLS)/helm ## The Helm chart in a real cluster: installed, tested, upgraded, removed (KEEP=1: cluster left up)
+	@TOOLS=$(TOOLS) hack/test-chart.sh
+
 .PHONY: test-e2e
 test-e2e: images $(BIN)/images/e2e-app.tar ## Real pods in a real cluster, taken down afterwards (KEEP=1: left up)
 	@hack/test-e2e.sh
@@ -99,10 +110,11 @@ lint: $(TOOLS)/golangci-lint ## golangci-lint with kube-api-linter on api/
 
 ##@ Build
 .PHONY: generate
-generate: $(TOOLS)/controller-gen ## Regenerate deepcopy code, CRDs and the operator's role from the Go sources
+generate: $(TOOLS)/controller-gen ## Regenerate deepcopy code, CRDs and the operator's role from the Go sources, and the chart's share of them
 	$(TOOLS)/controller-gen object:headerFile=hack/boilerplate.go.txt paths=./api/...
 	$(TOOLS)/controller-gen crd paths=./api/... output:crd:dir=config/crd/bases
 	$(TOOLS)/controller-gen rbac:roleName=weir-operator paths=./controllers/... output:rbac:dir=config/rbac
+	go run ./hack/chart
 
 .PHONY: build
 build: ## Build bin/operator, bin/sidecar and bin/worker for this machine
@@ -121,6 +133,10 @@ define image
 	  -entrypoint /$(4) $(BIN)/linux_$(ARCH)/$(1)=/$(4) /etc/ssl/certs/ca-certificates.crt=/etc/ssl/certs/ca-certificates.crt
 endef
 
+.PHONY: dist
+dist: build $(TOOLS)/helm $(TOOLS)/kustomize ## Write dist/: install.yaml, the packaged chart, SBOMs (SPDX), checksums (TAG, IMAGE_PREFIX: the images' names)
+	@hack/dist.sh $(TOOLS) $(BIN)
+
 # Go knows what is new: always ask it.
 .PHONY: FORCE
 $(BIN)/images/operator.tar: FORCE
@@ -134,6 +150,18 @@ $(BIN)/images/e2e-app.tar: FORCE
 
 $(TOOLS)/controller-gen: hack/tools/go.mod
 	go -C hack/tools build -o $@ sigs.k8s.io/controller-tools/cmd/controller-gen
+$(TOOLS)/helm: hack/tools/go.mod
+	go -C hack/tools build -trimpath -ldflags "-s -w" -o $@ helm.sh/helm/v4/cmd/helm
+$(TOOLS)/kustomize: hack/tools/go.mod
+	go -C hack/tools build -trimpath -ldflags "-s -w" -o $@ sigs.k8s.io/kustomize/kustomize/v5
+$(TOOLS)/kubeconform: hack/tools/go.mod
+	go -C hack/tools build -trimpath -ldflags "-s -w" -o $@ github.com/yannh/kubeconform/cmd/kubeconform
+# The CRDs of prometheus-operator, from its Go types.
+$(TOOLS)/monitoring-crds: $(TOOLS)/controller-gen
+	@mkdir -p $@
+	cd hack/tools && $(TOOLS)/controller-gen crd:allowDangerousTypes=true \
+	  paths=github.com/prometheus-operator/prometheus-operator/pkg/apis/monitoring/v1 output:crd:dir=$@
+	@touch $@
 $(TOOLS)/golangci-lint: hack/tools/go.mod hack/tools/golangci-lint/main.go
 	go -C hack/tools build -o $@ ./golangci-lint
 

@@ -12,10 +12,11 @@ problem() { echo "verify: $*" >&2; failed=1; }
 "$controller_gen" object:headerFile=hack/boilerplate.go.txt paths=./api/... output:object:dir="$fresh/api/v1alpha1"
 "$controller_gen" crd paths=./api/... output:crd:dir="$fresh/config/crd/bases"
 "$controller_gen" rbac:roleName=weir-operator paths=./controllers/... output:rbac:dir="$fresh/config/rbac"
+go run ./hack/chart -output "$fresh"
 for file in $(cd "$fresh" && find . -type f | sed 's|^\./||'); do
   cmp -s "$file" "$fresh/$file" || problem "$file is stale: run make generate"
 done
-for file in api/*/zz_generated.* config/crd/bases/*; do
+for file in api/*/zz_generated.* config/crd/bases/* charts/weir/templates/crds/*; do
   [ -e "$fresh/$file" ] || problem "$file is generated from nothing: delete it"
 done
 
