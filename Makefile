@@ -85,9 +85,9 @@ test-integration: ## The operator against a real kube-apiserver and etcd
 	KUBEBUILDER_ASSETS=$$(hack/cluster/kubernetes/build.sh apiserver) go test -count=1 -timeout=15m ./test/integration/...
 
 .PHONY: test-chart
-test-chart: $(TOOLS)/helm $(TOOLS)/kustomize $(TOOLS)/kubeconform $(TOOLS)/monitoring-crds ## The Helm chart: lint, values, kustomize's objects, schemas, alerts, and a real kube-apiserver
+test-chart: $(TOOLS)/helm $(TOOLS)/kustomize $(TOOLS)/kubeconform $(TOOLS)/monitoring-crds ## The Helm chart: lint, values, kustomize's objects, schemas, alerts, a real kube-apiserver, and what make dist writes
 	@hack/packages.sh test chart
-	KUBEBUILDER_ASSETS=$$(hack/cluster/kubernetes/build.sh apiserver) TOOLS=$(TOOLS) go test -count=1 -timeout=10m ./test/chart
+	KUBEBUILDER_ASSETS=$$(hack/cluster/kubernetes/build.sh apiserver) TOOLS=$(TOOLS) go test -count=1 -timeout=15m ./test/chart
 
 .PHONY: test-chart-e2e
 test-chart-e2e: images $(TOOLS)/helm ## The Helm chart in a real cluster: installed, tested, upgraded, removed (KEEP=1: cluster left up)

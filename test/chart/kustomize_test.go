@@ -21,23 +21,28 @@ func TestChartAndKustomizeMakeTheSameObjects(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			want, got := objects(t, built), objects(t, render(t, values...))
-			delete(want, "Namespace /"+namespace) // Helm's --create-namespace
-			delete(got, "Pod "+namespace+"/weir-test")
-			for _, name := range slices.Sorted(maps.Keys(want)) {
-				if got[name] == nil {
-					t.Errorf("the chart lacks %s", name)
-					continue
-				}
-				if difference := cmp.Diff(want[name].Object, withoutHelm(got[name]).Object); difference != "" {
-					t.Errorf("%s differs (-kustomize +chart):\n%s", name, difference)
-				}
-				delete(got, name)
-			}
-			for name := range got {
-				t.Errorf("kustomize lacks %s", name)
-			}
+			sameObjects(t, objects(t, built), objects(t, render(t, values...)))
 		})
+	}
+}
+
+// sameObjects holds the chart's objects to kustomize's.
+func sameObjects(t *testing.T, want, got map[string]*unstructured.Unstructured) {
+	t.Helper()
+	delete(want, "Namespace /"+namespace) // Helm's --create-namespace
+	delete(got, "Pod "+namespace+"/weir-test")
+	for _, name := range slices.Sorted(maps.Keys(want)) {
+		if got[name] == nil {
+			t.Errorf("the chart lacks %s", name)
+			continue
+		}
+		if difference := cmp.Diff(want[name].Object, withoutHelm(got[name]).Object); difference != "" {
+			t.Errorf("%s differs (-kustomize +chart):\n%s", name, difference)
+		}
+		delete(got, name)
+	}
+	for name := range got {
+		t.Errorf("kustomize lacks %s", name)
 	}
 }
 
