@@ -90,7 +90,7 @@ test-chart: $(TOOLS)/helm $(TOOLS)/kustomize $(TOOLS)/kubeconform $(TOOLS)/monit
 	KUBEBUILDER_ASSETS=$$(hack/cluster/kubernetes/build.sh apiserver) TOOLS=$(TOOLS) go test -count=1 -timeout=15m ./test/chart
 
 .PHONY: test-chart-e2e
-test-chart-e2e: images $(TOOLS)/helm ## The Helm chart in a real cluster: installed, tested, upgraded, removed (KEEP=1: cluster left up)
+test-chart-e2e: images $(BIN)/images/e2e-app.tar $(TOOLS)/helm ## The Helm chart in a real cluster: installed, tested, upgraded, removed (KEEP=1: cluster left up)
 	@TOOLS=$(TOOLS) hack/test-chart.sh
 
 .PHONY: test-e2e
