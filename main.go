@@ -45,6 +45,10 @@ import (
 // version is set by the build.
 var version = "dev"
 
+// certificatesTimeout is how long the operator waits for certificates that
+// somebody else makes: less than its liveness probe does.
+const certificatesTimeout = 20 * time.Second
+
 // The Services of the operator, whose names its certificate is for.
 const (
 	webhookService = "weir-webhook"
@@ -63,6 +67,7 @@ type options struct {
 	workerImage                   string
 	workerImagePullPolicy         string
 	brokerFiles                   controllers.BrokerFiles
+	externalCertificates          bool
 	authorityLife, leafLife       time.Duration
 	settings                      link.Settings
 }
@@ -89,6 +94,7 @@ func parse() (options, zap.Options) {
 	flag.StringVar(&o.brokerFiles.URL, "broker-url-file", "", "file with the URL of the Redis that holds the queues of PeriodicTasks; while it is absent, the store's holds them if its URL has no password")
 	flag.StringVar(&o.brokerFiles.CA, "broker-ca-file", "", "file with PEM certificates to verify that Redis with, beside the system's")
 	flag.StringVar(&o.settings.HostRootsFile, "host-roots-file", "", "file with PEM certificates to verify the hosts of intercepting policies with, beside the usual ones; read again when it changes")
+	flag.BoolVar(&o.externalCertificates, "external-certificates", false, "take the certificate of webhook and link from Secret "+certs.DefaultSecretName+", with tls.crt, tls.key and ca.crt, which somebody else makes and renews, such as cert-manager")
 	flag.DurationVar(&o.authorityLife, "authority-life", 2*365*24*time.Hour, "how long an interception authority is valid; the next is made after half of it")
 	flag.DurationVar(&o.leafLife, "leaf-life", 6*time.Hour, "how long a certificate to intercept with is valid; the next is asked for after two thirds of it")
 	flag.StringVar(&o.settings.LinkAddress, "link-address", "", "host:port at which sidecars reach the link (default weir-link.<namespace>.svc:9444)")
@@ -190,9 +196,10 @@ func certificates(ctx context.Context, direct client.Client, o options) (*certs.
 		Namespace:   o.namespace,
 		WebhookName: certs.DefaultWebhookName,
 		DNSNames:    names,
+		External:    o.externalCertificates,
 		Logger:      ctrl.Log.WithName("certificates"),
 	})
-	return keeper, keeper.Ensure(ctx)
+	return keeper, keeper.Await(ctx, certificatesTimeout)
 }
 
 // wire puts the operator's parts into the manager.

@@ -1,5 +1,4 @@
-// Package certs makes, keeps and rotates the operator's certificates, without
-// cert-manager: an authority, and the serving certificate of the webhook and
+// Package certs makes, keeps and rotates the operator's certificates: an authority, and the serving certificate of the webhook and
 // the link that it signs. Both live in one Secret of the operator's namespace,
 // which every replica may write and all replicas serve from.
 //
@@ -14,6 +13,9 @@
 // What is lost, unreadable or expired is made anew at once. Sidecars that know
 // only a lost authority keep their last rules, and need a restart of their pod
 // to speak to the operator again.
+//
+// With Options.External somebody else makes that Secret, such as cert-manager;
+// the rules of what is published and served then are in adopt.
 //
 // The package also keeps what sidecars intercept HTTPS with: an authority for
 // each namespace whose policies ask for it, in a Secret of its own beside, whose

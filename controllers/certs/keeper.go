@@ -47,6 +47,9 @@ type Options struct {
 	Now func() time.Time
 	// Logger says what was renewed, never a key.
 	Logger logr.Logger
+	// External: somebody else, such as cert-manager, makes and renews the
+	// Secret, with tls.crt, tls.key and ca.crt. The lives below are theirs then.
+	External bool
 
 	// Interval at which the Secret and the webhook configuration are looked at,
 	// default 10 seconds.
@@ -56,7 +59,8 @@ type Options struct {
 	// ServingLife, default 90 days.
 	ServingLife time.Duration
 	// Propagation is how long a new authority is published before it signs,
-	// default 24 hours.
+	// default 24 hours; of External ones, before what it signed is served,
+	// default 5 minutes.
 	Propagation time.Duration
 }
 
@@ -77,6 +81,8 @@ type Keeper struct {
 	// ensuring is held for one round at a time.
 	ensuring sync.Mutex
 	held     atomic.Pointer[held]
+	// handover is that of an External certificate.
+	handover handover
 
 	subscribersMutex sync.Mutex
 	subscribers      []func()
@@ -88,12 +94,20 @@ type held struct {
 	bundle      []byte
 }
 
+// same says whether nothing changes.
+func (h *held) same(other *held) bool {
+	return h.certificate.Leaf.Equal(other.certificate.Leaf) && bytes.Equal(h.bundle, other.bundle)
+}
+
 // New returns a Keeper that holds nothing until Ensure.
 func New(options Options) *Keeper {
 	options.SecretName = cmp.Or(options.SecretName, DefaultSecretName)
 	options.Interval = cmp.Or(options.Interval, 10*time.Second)
 	if options.Now == nil {
 		options.Now = time.Now
+	}
+	if options.External {
+		options.Propagation = cmp.Or(options.Propagation, externalPropagation)
 	}
 	return &Keeper{options: options, rules: rules{
 		dnsNames:      options.DNSNames,
@@ -103,20 +117,58 @@ func New(options Options) *Keeper {
 	}}
 }
 
-// Ensure makes the Secret good, takes the certificates over from it, and
-// writes the bundle into the webhook configuration. It is called once before
+// Ensure makes the Secret good, unless that is somebody else's, takes the
+// certificates over from it, and writes the bundle into the webhook
+// configuration. It is called once before
 // anything is served, and by Start from then on. After an error the Keeper
 // serves what it served before.
 func (k *Keeper) Ensure(ctx context.Context) error {
 	k.ensuring.Lock()
 	defer k.ensuring.Unlock()
 
+	if k.options.External {
+		return k.adopt(ctx)
+	}
 	current, err := k.settle(ctx)
 	if err != nil {
 		return err
 	}
-	k.take(current)
-	return k.publish(ctx)
+	recordExpiry(current.serving.cert, current.signer.cert)
+	next := &held{
+		certificate: &tls.Certificate{
+			Certificate: [][]byte{current.serving.cert.Raw},
+			PrivateKey:  current.serving.key,
+			Leaf:        current.serving.cert,
+		},
+		bundle: encodeCertificates(current.bundle...),
+	}
+	k.take(next)
+	configuration, err := k.webhookConfiguration(ctx)
+	if err != nil {
+		return err
+	}
+	return k.publish(ctx, configuration, next.bundle)
+}
+
+// Await is Ensure, but waits for what somebody else has to make, until a time
+// that bounds it.
+func (k *Keeper) Await(ctx context.Context, timeout time.Duration) error {
+	waiting, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	for told := false; ; told = true {
+		err := k.Ensure(ctx)
+		if err == nil || !errors.Is(err, ErrNoCertificate) {
+			return err
+		}
+		if !told {
+			k.options.Logger.Info("waiting for the certificate", "for", timeout.String(), "reason", err.Error())
+		}
+		select {
+		case <-waiting.Done():
+			return err
+		case <-time.After(time.Second):
+		}
+	}
 }
 
 // Start ensures the certificates until ctx ends. It makes Keeper a
@@ -210,19 +262,9 @@ func (k *Keeper) tryToSettle(ctx context.Context) (material, error) {
 	return next, nil
 }
 
-// take serves what the Secret holds from now on.
-func (k *Keeper) take(current material) {
-	recordExpiry(current)
-	before := k.held.Load()
-	next := &held{
-		certificate: &tls.Certificate{
-			Certificate: [][]byte{current.serving.cert.Raw},
-			PrivateKey:  current.serving.key,
-			Leaf:        current.serving.cert,
-		},
-		bundle: encodeCertificates(current.bundle...),
-	}
-	if before != nil && before.certificate.Leaf.Equal(next.certificate.Leaf) && bytes.Equal(before.bundle, next.bundle) {
+// take serves what is held next from now on.
+func (k *Keeper) take(next *held) {
+	if before := k.held.Load(); before != nil && before.same(next) {
 		return
 	}
 	k.held.Store(next)

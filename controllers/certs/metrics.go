@@ -1,6 +1,8 @@
 package certs
 
 import (
+	"crypto/x509"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -30,9 +32,11 @@ func init() {
 	metrics.Registry.MustRegister(certificateExpiry, authorityExpiry, authorityNamespaces, authoritiesChanged)
 }
 
-func recordExpiry(current material) {
-	certificateExpiry.WithLabelValues("serving").Set(float64(current.serving.cert.NotAfter.Unix()))
-	certificateExpiry.WithLabelValues("authority").Set(float64(current.signer.cert.NotAfter.Unix()))
+// recordExpiry of the serving certificate, and of the authorities' first.
+func recordExpiry(serving *x509.Certificate, authorities ...*x509.Certificate) {
+	first := slices.MinFunc(authorities, func(a, b *x509.Certificate) int { return a.NotAfter.Compare(b.NotAfter) })
+	certificateExpiry.WithLabelValues("serving").Set(float64(serving.NotAfter.Unix()))
+	certificateExpiry.WithLabelValues("authority").Set(float64(first.NotAfter.Unix()))
 }
 
 func recordAuthorities(all map[string]known) {

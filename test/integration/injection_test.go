@@ -151,7 +151,18 @@ var _ = Describe("injection", Ordered, func() {
 // the webhooks at later paths of the same server.
 func serveInjection(name, label string, adjust func(*ruleset.Ruleset), later ...string) ctrl.Manager {
 	GinkgoHelper()
-	port := freePort()
+	port := publishInjection(name, label, later...)
+	keeper := certs.New(certs.Options{
+		Client: k8sClient, Namespace: newNamespace(nil), WebhookName: name, DNSNames: []string{"localhost"}, Logger: GinkgoLogr,
+	})
+	Expect(keeper.Ensure(ctx)).To(Succeed())
+	return runInjection(port, keeper, adjust)
+}
+
+// publishInjection makes the webhook configuration, for a free port.
+func publishInjection(name, label string, later ...string) (port int) {
+	GinkgoHelper()
+	port = freePort()
 	server := "https://localhost:" + strconv.Itoa(port)
 	configuration := webhookConfiguration(name, server+injection.WebhookPath)
 	configuration.Webhooks[0].NamespaceSelector.MatchLabels = map[string]string{label: "true"}
@@ -163,11 +174,12 @@ func serveInjection(name, label string, adjust func(*ruleset.Ruleset), later ...
 	}
 	Expect(k8sClient.Create(ctx, configuration)).To(Succeed())
 	DeferCleanup(func() { Expect(k8sClient.Delete(context.Background(), configuration)).To(Succeed()) })
-	keeper := certs.New(certs.Options{
-		Client: k8sClient, Namespace: newNamespace(nil), WebhookName: name, DNSNames: []string{"localhost"}, Logger: GinkgoLogr,
-	})
-	Expect(keeper.Ensure(ctx)).To(Succeed())
+	return port
+}
 
+// runInjection serves the webhook until the test ends.
+func runInjection(port int, keeper *certs.Keeper, adjust func(*ruleset.Ruleset)) ctrl.Manager {
+	GinkgoHelper()
 	mgr, err := ctrl.NewManager(cfg, ctrl.Options{
 		Scheme:  scheme,
 		Metrics: metricsserver.Options{BindAddress: "0"},

@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -71,6 +72,26 @@ type sidecar struct {
 	applied *ruleset.Ruleset
 	at      time.Time
 	blind   []string
+	log     journal
+}
+
+// journal is what a sidecar logged.
+type journal struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (j *journal) Write(line []byte) (int, error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.text.Write(line)
+	return GinkgoWriter.Write(line)
+}
+
+func (j *journal) String() string {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.text.String()
 }
 
 // startSidecar connects a pod to a replica of the operator until the test ends.
@@ -90,7 +111,7 @@ func startStamped(pod *corev1.Pod, stamped *ruleset.Ruleset) *sidecar {
 		TokenFile:       tokenFile(tokenOf(pod.Namespace, "default", ruleset.Audience, pod)),
 		StateDir:        GinkgoT().TempDir(),
 		Registerer:      prometheus.NewRegistry(),
-		Logger:          slog.New(slog.NewTextHandler(GinkgoWriter, nil)),
+		Logger:          slog.New(slog.NewTextHandler(&s.log, nil)),
 	})
 	Expect(err).NotTo(HaveOccurred())
 	s.Client = linkClient

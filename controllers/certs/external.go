@@ -1,0 +1,173 @@
+package certs
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+)
+
+const (
+	// externalPropagation is the default of Options.Propagation for certificates
+	// of somebody else's. Whoever is connected hears of an authority at once.
+	externalPropagation = 5 * time.Minute
+	// retention is how long an authority that the Secret no longer names stays in
+	// the bundle after the certificate that succeeded it was issued.
+	retention = 24 * time.Hour
+)
+
+// ErrNoCertificate: the Secret that somebody else fills is not there yet, or
+// has nothing to serve in it.
+var ErrNoCertificate = errors.New("no certificate to serve")
+
+// handover is to the next certificate, not served yet.
+type handover struct {
+	leaf  *x509.Certificate
+	since time.Time
+}
+
+// external is what somebody else put into the Secret.
+type external struct {
+	certificate *tls.Certificate
+	authorities []*x509.Certificate
+}
+
+// adopt takes over what somebody else, such as cert-manager, has put into the
+// Secret. That replaces certificate and authority in one write, so whoever
+// verifies with the former authority must first hear of the next: it joins the
+// bundle at once, and what it signed is served when the bundle has had the time
+// to reach everybody, or the former certificate ends. Former authorities are
+// known from the webhook configuration, where replicas that start find them.
+func (k *Keeper) adopt(ctx context.Context) error {
+	found, err := k.external(ctx)
+	if err != nil {
+		return err
+	}
+	configuration, err := k.webhookConfiguration(ctx)
+	if err != nil {
+		return err
+	}
+	before := k.held.Load()
+	var known []*x509.Certificate
+	if configuration != nil {
+		for i := range configuration.Webhooks {
+			known = append(known, decodeCertificates(configuration.Webhooks[i].ClientConfig.CABundle)...)
+		}
+	}
+	if before != nil {
+		known = append(known, decodeCertificates(before.bundle)...)
+	}
+	now := k.options.Now()
+	next := &held{certificate: found.certificate}
+	settled := now.After(found.certificate.Leaf.NotBefore.Add(retention))
+	if before != nil && k.early(now, before, found.certificate.Leaf) {
+		next.certificate, settled = before.certificate, false
+	}
+	if settled {
+		known = nil
+	}
+	next.bundle = encodeCertificates(merge(now, known, found.authorities)...)
+	if err := k.publish(ctx, configuration, next.bundle); err != nil {
+		return err
+	}
+	recordExpiry(next.certificate.Leaf, found.authorities...)
+	k.take(next)
+	return nil
+}
+
+// early says that a certificate is not to be served yet: nobody knew who signed
+// it until a moment ago.
+func (k *Keeper) early(now time.Time, before *held, leaf *x509.Certificate) bool {
+	if before.certificate.Leaf.Equal(leaf) {
+		k.handover = handover{}
+		return false
+	}
+	if k.handover.leaf == nil || !k.handover.leaf.Equal(leaf) {
+		if verifies(leaf, decodeCertificates(before.bundle)) {
+			return false
+		}
+		k.handover = handover{leaf, now}
+		k.options.Logger.Info("the next certificate has another authority, which is published first", "servedIn", k.rules.propagation.String())
+	}
+	ends := k.handover.since.Add(k.rules.propagation)
+	if last := before.certificate.Leaf.NotAfter.Add(-k.options.Interval * 2); last.Before(ends) {
+		ends = last
+	}
+	return now.Before(ends)
+}
+
+// external reads and checks the Secret. Errors hold nothing of a key.
+func (k *Keeper) external(ctx context.Context) (*external, error) {
+	secret := &corev1.Secret{}
+	key := client.ObjectKey{Namespace: k.options.Namespace, Name: k.options.SecretName}
+	if err := k.options.Client.Get(ctx, key, secret); apierrors.IsNotFound(err) {
+		return nil, fmt.Errorf("%w: Secret %s does not exist yet; whoever makes it (kubectl -n %s get certificate,certificaterequest) says why", ErrNoCertificate, key, key.Namespace)
+	} else if err != nil {
+		return nil, fmt.Errorf("reading the certificate in Secret %s: %w", key, err)
+	}
+	found := &external{authorities: decodeCertificates(secret.Data[keyBundle])}
+	if len(found.authorities) == 0 {
+		return nil, fmt.Errorf("%w: %s of Secret %s holds no authority to verify with; the issuer must be one that publishes its own, such as cert-manager's CA, SelfSigned or Vault", ErrNoCertificate, keyBundle, key)
+	}
+	if len(found.authorities) > maxBundle {
+		return nil, fmt.Errorf("%w: %s of Secret %s holds %d authorities, at most %d are read", ErrNoCertificate, keyBundle, key, len(found.authorities), maxBundle)
+	}
+	certificate, err := tls.X509KeyPair(secret.Data[corev1.TLSCertKey], secret.Data[corev1.TLSPrivateKeyKey])
+	if err != nil {
+		return nil, fmt.Errorf("%w: %s and %s of Secret %s are not a certificate and its key", ErrNoCertificate, corev1.TLSCertKey, corev1.TLSPrivateKeyKey, key)
+	}
+	found.certificate = &certificate
+	return found, k.suits(found, key)
+}
+
+// suits says why clients would not accept the certificate.
+func (k *Keeper) suits(found *external, key client.ObjectKey) error {
+	between := x509.NewCertPool()
+	for _, der := range found.certificate.Certificate[1:] {
+		if cert, err := x509.ParseCertificate(der); err == nil {
+			between.AddCert(cert)
+		}
+	}
+	for _, name := range k.rules.dnsNames {
+		if _, err := found.certificate.Leaf.Verify(x509.VerifyOptions{
+			DNSName: name, Roots: pool(found.authorities), Intermediates: between, CurrentTime: k.options.Now(),
+		}); err != nil {
+			return fmt.Errorf("%w: that in Secret %s does not verify for %s: %w", ErrNoCertificate, key, name, err)
+		}
+	}
+	return nil
+}
+
+// verifies says whether somebody who knows only the authorities accepts leaf.
+func verifies(leaf *x509.Certificate, authorities []*x509.Certificate) bool {
+	return slices.ContainsFunc(authorities, func(authority *x509.Certificate) bool {
+		return authority.Equal(leaf) || leaf.CheckSignatureFrom(authority) == nil
+	})
+}
+
+// merge is the bundle to publish: what was known before, in its order, and what
+// is known now.
+func merge(now time.Time, known, current []*x509.Certificate) []*x509.Certificate {
+	var bundle []*x509.Certificate
+	for _, cert := range slices.Concat(known, current) {
+		if !expired(cert, now) && !slices.ContainsFunc(bundle, cert.Equal) {
+			bundle = append(bundle, cert)
+		}
+	}
+	return bundle[max(0, len(bundle)-2*maxBundle):] // the newest are last
+}
+
+func pool(certs []*x509.Certificate) *x509.CertPool {
+	pool := x509.NewCertPool()
+	for _, cert := range certs {
+		pool.AddCert(cert)
+	}
+	return pool
+}
