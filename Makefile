@@ -85,12 +85,12 @@ test-integration: ## The operator against a real kube-apiserver and etcd
 	KUBEBUILDER_ASSETS=$$(hack/cluster/kubernetes/build.sh apiserver) go test -count=1 -timeout=15m ./test/integration/...
 
 .PHONY: test-chart
-test-chart: $(TOOLS)/helm $(TOOLS)/kustomize $(TOOLS)/kubeconform $(TOOLS)/monitoring-crds ## The Helm chart: lint, values, kustomize's objects, schemas, alerts, a real kube-apiserver, and what make dist writes
+test-chart: $(TOOLS)/helm $(TOOLS)/kustomize $(TOOLS)/kubeconform $(TOOLS)/monitoring-crds $(TOOLS)/cert-manager-crds ## The Helm chart: lint, values, kustomize's objects, schemas, alerts, a real kube-apiserver, and what make dist writes
 	@hack/packages.sh test chart
 	KUBEBUILDER_ASSETS=$$(hack/cluster/kubernetes/build.sh apiserver) TOOLS=$(TOOLS) go test -count=1 -timeout=15m ./test/chart
 
 .PHONY: test-chart-e2e
-test-chart-e2e: images $(BIN)/images/e2e-app.tar $(TOOLS)/helm ## The Helm chart in a real cluster: installed, tested, upgraded, removed (KEEP=1: cluster left up)
+test-chart-e2e: images $(BIN)/images/e2e-app.tar $(TOOLS)/helm $(TOOLS)/cert-manager $(TOOLS)/cert-manager-crds ## The Helm chart in a real cluster: installed, tested, upgraded, removed (KEEP=1: cluster left up)
 	@TOOLS=$(TOOLS) hack/test-chart.sh
 
 .PHONY: test-e2e
@@ -174,6 +174,14 @@ $(TOOLS)/monitoring-crds: $(TOOLS)/controller-gen
 	@mkdir -p $@
 	cd hack/tools && $(TOOLS)/controller-gen crd:allowDangerousTypes=true \
 	  paths=github.com/prometheus-operator/prometheus-operator/pkg/apis/monitoring/v1 output:crd:dir=$@
+	@touch $@
+# What the tests of certificates.certManager need of cert-manager.
+$(TOOLS)/cert-manager: hack/certmanager/go.mod hack/certmanager/main.go
+	go -C hack/certmanager build -trimpath -ldflags "-s -w" -o $@ .
+$(TOOLS)/cert-manager-crds: hack/certmanager/go.mod
+	@mkdir -p $@
+	cd hack/certmanager && go mod download github.com/cert-manager/cert-manager && \
+	  install -m 644 "$$(go list -m -f '{{.Dir}}' github.com/cert-manager/cert-manager)"/deploy/crds/cert-manager.io_*.yaml $@
 	@touch $@
 $(TOOLS)/golangci-lint: hack/tools/go.mod hack/tools/golangci-lint/main.go
 	go -C hack/tools build -o $@ ./golangci-lint

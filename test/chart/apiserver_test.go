@@ -70,7 +70,7 @@ func (w *warnings) HandleWarningHeader(_ int, _, text string) {
 }
 
 // startAPIServer has the release's namespace, which enforces PodSecurity
-// restricted, and the monitors' CRDs.
+// restricted, and the CRDs of monitors and of cert-manager.
 func startAPIServer(t *testing.T) *rest.Config {
 	t.Helper()
 	if os.Getenv("KUBEBUILDER_ASSETS") == "" {
@@ -79,6 +79,9 @@ func startAPIServer(t *testing.T) *rest.Config {
 	var crds []string
 	for _, kind := range []string{"servicemonitors", "podmonitors", "prometheusrules"} {
 		crds = append(crds, filepath.Join(tool(t, "monitoring-crds"), "monitoring.coreos.com_"+kind+".yaml"))
+	}
+	for _, kind := range []string{"certificates", "issuers"} {
+		crds = append(crds, filepath.Join(tool(t, "cert-manager-crds"), "cert-manager.io_"+kind+".yaml"))
 	}
 	environment := &envtest.Environment{CRDDirectoryPaths: crds, ErrorIfCRDPathMissing: true, ControlPlaneStartTimeout: time.Minute}
 	server, err := environment.Start()

@@ -85,7 +85,7 @@ func render(t *testing.T, values ...string) string {
 func everything() []string {
 	return []string{
 		trial, "networkPolicy.enabled=true", `networkPolicy.isolatedNamespaces=["default"]`,
-		"monitoring.serviceMonitor.enabled=true", "monitoring.podMonitor.enabled=true",
+		"monitoring.serviceMonitor.enabled=true", "monitoring.podMonitor.enabled=true", "certificates.certManager.enabled=true",
 		"monitoring.prometheusRule.enabled=true", "monitoring.dashboards.enabled=true",
 		`operator.tolerations=[{"key":"node-role.kubernetes.io/control-plane","operator":"Exists"}]`,
 		`operator.affinity={"podAntiAffinity":{"preferredDuringSchedulingIgnoredDuringExecution":[{"weight":1,"podAffinityTerm":{"topologyKey":"topology.kubernetes.io/zone","labelSelector":{"matchLabels":{"app.kubernetes.io/name":"weir-operator"}}}}]}}`,

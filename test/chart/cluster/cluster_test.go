@@ -1,10 +1,13 @@
-// Package cluster installs Weir with Helm in a real cluster that has none, uses
-// it, upgrades it under load, removes it and installs it again: see `make
-// test-chart-e2e`.
+// Package cluster installs Weir with Helm in a real cluster that has none: the
+// commit before this one, which it upgrades, rolls back, moves to cert-manager,
+// removes and installs again, under load: see `make test-chart-e2e`.
 package cluster
 
 import (
+	"bytes"
 	"cmp"
+	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,6 +16,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -83,10 +87,13 @@ func eventually(t *testing.T, what string, ask func() error) {
 	}
 }
 
+// release is a chart and its values.
+type release struct{ chart, values string }
+
 // helm runs install or upgrade, and waits until everything is ready.
-func helm(t *testing.T, command string, arguments ...string) {
+func (r release) helm(t *testing.T, command string, arguments ...string) {
 	t.Helper()
-	run(t, "helm", append([]string{command, "weir", chart, "--namespace", namespace, "--values", os.Getenv("VALUES"),
+	run(t, "helm", append([]string{command, "weir", r.chart, "--namespace", namespace, "--values", r.values,
 		"--wait", "--timeout", "4m"}, arguments...)...)
 }
 
@@ -97,11 +104,10 @@ func helmTest(t *testing.T) {
 	}
 }
 
-// application is a namespace that opted in with an application on port 8080, a
-// caller outside of it, and a policy for both.
-func application(t *testing.T) (url string) {
+// application is a namespace that opted in, with a policy for its pods, and a
+// caller outside of it.
+func application(t *testing.T) {
 	t.Helper()
-	image := cmp.Or(os.Getenv("E2E_APP_IMAGE"), "weir-e2e-app:dev")
 	apply(t, fmt.Sprintf(`
 apiVersion: v1
 kind: Namespace
@@ -116,19 +122,134 @@ spec:
   identity: {sources: [{header: {name: X-User-ID}}], ifMissing: Bypass}
   limits: [{requests: 10, window: 1m}]
 `, users))
-	pod := `
+	apply(t, pod("caller", "caller", false, "[/app, idle]"))
+}
+
+func pod(name, app string, inject bool, command string) string {
+	return fmt.Sprintf(`
 apiVersion: v1
 kind: Pod
-metadata: {name: %[2]s, namespace: %[1]s, labels: {app: %[2]s, weir.dev/inject: "%[3]t"}}
+metadata: {name: %[2]s, namespace: %[1]s, labels: {app: %[3]s, weir.dev/inject: "%[4]t"}}
 spec:
   terminationGracePeriodSeconds: 1
   containers:
-  - {name: app, image: "%[4]s", imagePullPolicy: IfNotPresent, command: %[5]s, ports: [{containerPort: 8080}]}
-`
-	apply(t, fmt.Sprintf(pod, users, "caller", false, image, "[/app, idle]"))
-	apply(t, fmt.Sprintf(pod, users, "api", true, image, "[/app, serve, -port=8080]"))
+  - {name: app, image: "%[5]s", imagePullPolicy: IfNotPresent, command: %[6]s, ports: [{containerPort: 8080}]}
+`, users, name, app, inject, cmp.Or(os.Getenv("E2E_APP_IMAGE"), "weir-e2e-app:dev"), command)
+}
+
+// start has a pod of the application, with the sidecar of the operator that
+// runs now, and returns its URL.
+func start(t *testing.T, name string) (url string) {
+	t.Helper()
+	apply(t, pod(name, "api", true, "[/app, serve, -port=8080]"))
 	run(t, "kubectl", "-n", users, "wait", "--for=condition=Ready", "pod", "--all", "--timeout=120s")
-	return "http://" + run(t, "kubectl", "-n", users, "get", "pod", "api", "-o", "jsonpath={.status.podIP}") + ":8080/"
+	return "http://" + run(t, "kubectl", "-n", users, "get", "pod", name, "-o", "jsonpath={.status.podIP}") + ":8080/"
+}
+
+// admissions has the API server ask the webhook all the time, until it is told
+// to stop: none may fail.
+func admissions(t *testing.T) (stop func()) {
+	t.Helper()
+	asking, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	var asked int
+	var failures []string
+	go func() {
+		defer close(done)
+		for asking.Err() == nil {
+			command := exec.CommandContext(asking, program("kubectl"), "create", "--dry-run=server", "-f", "-", "-o", "jsonpath={.spec.initContainers[*].name}")
+			command.Stdin = strings.NewReader(pod("asked", "api", true, "[/app]"))
+			output, err := command.CombinedOutput()
+			if asking.Err() != nil {
+				return
+			}
+			asked++
+			if err != nil || !strings.Contains(string(output), "weir-sidecar") {
+				failures = append(failures, fmt.Sprintf("%s %v: %s", time.Now().Format(time.TimeOnly), err, output))
+			}
+		}
+	}()
+	return func() {
+		t.Helper()
+		cancel()
+		<-done
+		t.Logf("%d admissions", asked)
+		if len(failures) > 0 || asked < 10 {
+			t.Errorf("want every admission to succeed, %d of %d did not:\n%s", len(failures), asked, strings.Join(failures, "\n"))
+		}
+	}
+}
+
+// certManager installs its CRDs and runs its controllers until the test ends.
+func certManager(t *testing.T) {
+	t.Helper()
+	crds := program("cert-manager-crds")
+	run(t, "kubectl", "apply", "--server-side", "-f", crds)
+	t.Cleanup(func() {
+		if output, err := exec.Command(program("kubectl"), "delete", "-f", crds).CombinedOutput(); err != nil {
+			t.Errorf("removing cert-manager's CRDs: %v\n%s", err, output)
+		}
+	})
+	run(t, "kubectl", "wait", "--for=condition=Established", "--timeout=60s", "-f", crds)
+	log, err := os.Create(filepath.Join(t.TempDir(), "log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	command := exec.Command(program("cert-manager"))
+	command.Stdout, command.Stderr = log, log
+	if err := command.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		err := errors.Join(command.Process.Signal(syscall.SIGTERM), command.Wait(), log.Close())
+		if text, _ := os.ReadFile(log.Name()); t.Failed() || err != nil {
+			t.Logf("cert-manager: %v\n%s", err, text[max(0, len(text)-4000):])
+		}
+	})
+}
+
+// renewAuthority has cert-manager make another authority and a certificate that
+// it signed: both authorities are published then.
+func renewAuthority(t *testing.T) {
+	t.Helper()
+	authority := func() string {
+		return run(t, "kubectl", "-n", namespace, "get", "secret", "weir-certificates", "-o", `jsonpath={.data.ca\.crt}`)
+	}
+	published := func() string {
+		return run(t, "kubectl", "get", "mutatingwebhookconfiguration", "weir", "-o", "jsonpath={.webhooks[0].clientConfig.caBundle}")
+	}
+	holdsBoth := func(first, second string) error {
+		bundle, err := base64.StdEncoding.DecodeString(published())
+		for _, encoded := range []string{first, second} {
+			pem, decodeErr := base64.StdEncoding.DecodeString(encoded)
+			err = errors.Join(err, decodeErr)
+			if !bytes.Contains(bundle, bytes.TrimSpace(pem)) {
+				return errors.Join(err, errors.New("an authority is not published"))
+			}
+		}
+		return err
+	}
+	run(t, "kubectl", "-n", namespace, "wait", "--for=condition=Ready", "certificate", "--all", "--timeout=60s")
+	first := authority()
+	eventually(t, "cert-manager's authority is published", func() error { return holdsBoth(first, first) })
+	run(t, "kubectl", "-n", namespace, "delete", "secret", "weir-certificates-authority")
+	eventually(t, "cert-manager makes another authority", func() error {
+		_, err := try(t, "", "kubectl", "-n", namespace, "get", "secret", "weir-certificates-authority")
+		return err
+	})
+	run(t, "kubectl", "-n", namespace, "delete", "secret", "weir-certificates")
+	eventually(t, "cert-manager signs with it", func() error {
+		second, err := try(t, "", "kubectl", "-n", namespace, "get", "secret", "weir-certificates", "-o", `jsonpath={.data.ca\.crt}`)
+		if err != nil {
+			return err
+		}
+		if second == first {
+			return errors.New("it is the first still")
+		}
+		return nil
+	})
+	second := authority()
+	eventually(t, "both authorities are published", func() error { return holdsBoth(first, second) })
 }
 
 // users of the application so far: each has a quota of its own.
@@ -199,28 +320,63 @@ func TestLifeOfARelease(t *testing.T) {
 	}
 	clean(t)
 	apply(t, fmt.Sprintf("{apiVersion: v1, kind: Namespace, metadata: {name: %s, labels: {pod-security.kubernetes.io/enforce: restricted}}}", namespace))
+	this := release{chart, os.Getenv("VALUES")}
+	previous := this
+	if folder := os.Getenv("PREVIOUS_RELEASE"); folder != "" {
+		previous = release{folder + "/charts/weir", folder + "/values.yaml"}
+	}
 
-	helm(t, "install")
-	helmTest(t)
-	url := application(t)
-	holds(t, url, 10)
+	previous.helm(t, "install")
+	application(t)
+	early := start(t, "early")
+	holds(t, early, 10)
 
-	stop := load(t, url)
-	helm(t, "upgrade", "--set", "operator.podAnnotations.upgraded=yes", "--set", "operator.logLevel=debug")
+	t.Log("upgrading, from the commit before")
+	stop := load(t, early)
+	admitted := admissions(t)
+	this.helm(t, "upgrade")
 	helmTest(t)
 	edit(t, 15)
-	holds(t, url, 15)
+	holds(t, early, 15) // its sidecar is of the commit before
+	late := start(t, "late")
+	holds(t, late, 15)
+
+	t.Log("rolling back")
+	run(t, "helm", "rollback", "weir", "--namespace", namespace, "--wait", "--timeout", "4m")
+	edit(t, 16)
+	holds(t, late, 16) // its sidecar is newer than the operator
+	holds(t, early, 16)
+
+	t.Log("upgrading again, with another value")
+	this.helm(t, "upgrade", "--set", "operator.podAnnotations.upgraded=yes", "--set", "operator.logLevel=debug")
+	edit(t, 17)
+	holds(t, early, 17)
+	holds(t, late, 17)
+
+	t.Log("going over to cert-manager")
+	certManager(t)
+	this.helm(t, "upgrade", "--set", "certificates.certManager.enabled=true")
+	helmTest(t)
+	edit(t, 18)
+	holds(t, early, 18)
+	holds(t, late, 18)
+	renewAuthority(t)
+	edit(t, 19)
+	holds(t, early, 19)
+	holds(t, late, 19)
+	admitted()
 	stop()
 
-	stop = load(t, url)
+	t.Log("removing")
+	stop = load(t, early)
 	run(t, "helm", "uninstall", "weir", "--namespace", namespace, "--wait", "--timeout", "3m")
 	stop() // its Redis went with the release, and the policy allows then
 	remains(t)
 
-	helm(t, "install")
+	this.helm(t, "install")
 	helmTest(t)
 	edit(t, 20)
-	holds(t, url, 20)
+	holds(t, early, 20)
 }
 
 // remains holds to what the chart's README says that helm uninstall leaves.

@@ -10,10 +10,12 @@ import (
 )
 
 // kill ends a process that this one can see (the pod shares its process
-// namespace) as a crash would: without a chance to drain.
+// namespace, or the node's) as a crash would: without a chance to drain. Its
+// command line begins with a name, and the names of its control groups hold a
+// pod's UID, if one is given.
 func kill(arguments []string) error {
-	if len(arguments) != 1 {
-		return fmt.Errorf("kill wants a name")
+	if len(arguments) < 1 || len(arguments) > 2 {
+		return fmt.Errorf("kill wants the beginning of a command line and, if it is another pod's, the pod's UID")
 	}
 	files, err := filepath.Glob("/proc/[0-9]*/cmdline")
 	if err != nil {
@@ -23,6 +25,12 @@ func kill(arguments []string) error {
 		command, err := os.ReadFile(file)
 		if err != nil || !bytes.HasPrefix(command, []byte(arguments[0])) {
 			continue
+		}
+		if len(arguments) == 2 {
+			groups, err := os.ReadFile(filepath.Join(filepath.Dir(file), "cgroup"))
+			if err != nil || !bytes.Contains(groups, []byte(arguments[1])) {
+				continue
+			}
 		}
 		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(file)))
 		if err != nil {
