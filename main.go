@@ -67,7 +67,7 @@ type options struct {
 	workerImage                   string
 	workerImagePullPolicy         string
 	brokerFiles                   controllers.BrokerFiles
-	externalCertificates          bool
+	certificateSecret             string
 	authorityLife, leafLife       time.Duration
 	settings                      link.Settings
 }
@@ -94,7 +94,7 @@ func parse() (options, zap.Options) {
 	flag.StringVar(&o.brokerFiles.URL, "broker-url-file", "", "file with the URL of the Redis that holds the queues of PeriodicTasks; while it is absent, the store's holds them if its URL has no password")
 	flag.StringVar(&o.brokerFiles.CA, "broker-ca-file", "", "file with PEM certificates to verify that Redis with, beside the system's")
 	flag.StringVar(&o.settings.HostRootsFile, "host-roots-file", "", "file with PEM certificates to verify the hosts of intercepting policies with, beside the usual ones; read again when it changes")
-	flag.BoolVar(&o.externalCertificates, "external-certificates", false, "take the certificate of webhook and link from Secret "+certs.DefaultSecretName+", with tls.crt, tls.key and ca.crt, which somebody else makes and renews, such as cert-manager")
+	flag.StringVar(&o.certificateSecret, "certificate-secret", "", "Secret of the operator's namespace in which somebody else, such as cert-manager, makes and renews the certificate of webhook and link: tls.crt, tls.key, ca.crt; empty: the operator makes its own")
 	flag.DurationVar(&o.authorityLife, "authority-life", 2*365*24*time.Hour, "how long an interception authority is valid; the next is made after half of it")
 	flag.DurationVar(&o.leafLife, "leaf-life", 6*time.Hour, "how long a certificate to intercept with is valid; the next is asked for after two thirds of it")
 	flag.StringVar(&o.settings.LinkAddress, "link-address", "", "host:port at which sidecars reach the link (default weir-link.<namespace>.svc:9444)")
@@ -116,6 +116,9 @@ func (o *options) check() error {
 	}
 	if o.settings.StoreTimeout < time.Millisecond || o.settings.StoreTimeout > 10*time.Second {
 		return fmt.Errorf("--store-timeout is %v: want 1ms to 10s", o.settings.StoreTimeout)
+	}
+	if o.certificateSecret == certs.DefaultSecretName {
+		return fmt.Errorf("--certificate-secret is %s, which is the operator's own: name another", o.certificateSecret)
 	}
 	if o.leafLife < time.Minute || o.authorityLife < 2*o.leafLife {
 		return fmt.Errorf("--leaf-life is %v and --authority-life %v: want at least 1m, and at least twice as long", o.leafLife, o.authorityLife)
@@ -196,7 +199,7 @@ func certificates(ctx context.Context, direct client.Client, o options) (*certs.
 		Namespace:   o.namespace,
 		WebhookName: certs.DefaultWebhookName,
 		DNSNames:    names,
-		External:    o.externalCertificates,
+		External:    o.certificateSecret,
 		Logger:      ctrl.Log.WithName("certificates"),
 	})
 	return keeper, keeper.Await(ctx, certificatesTimeout)

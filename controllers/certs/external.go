@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"time"
 
@@ -37,45 +38,66 @@ type handover struct {
 type external struct {
 	certificate *tls.Certificate
 	authorities []*x509.Certificate
+	chain, key  []byte // PEM of certificate
 }
 
 // adopt takes over what somebody else, such as cert-manager, has put into the
-// Secret. That replaces certificate and authority in one write, so whoever
-// verifies with the former authority must first hear of the next: it joins the
-// bundle at once, and what it signed is served when the bundle has had the time
-// to reach everybody, or the former certificate ends. Former authorities are
-// known from the webhook configuration, where replicas that start find them.
+// Secret Options.External. That replaces certificate and authority in one write,
+// so whoever verifies with the former authority must first hear of the next: it
+// joins the bundle at once, and what it signed is served when the bundle has had
+// the time to reach everybody, or the former certificate ends. What is served,
+// and the bundle, are kept in our own Secret: so replicas that start meanwhile
+// do the same, and so does an operator that was told only now to take its
+// certificate from somebody else, or to do so no longer.
 func (k *Keeper) adopt(ctx context.Context) error {
 	found, err := k.external(ctx)
 	if err != nil {
 		return err
 	}
-	configuration, err := k.webhookConfiguration(ctx)
+	return k.retry(func() error { return k.tryToAdopt(ctx, found) })
+}
+
+func (k *Keeper) tryToAdopt(ctx context.Context, found *external) error {
+	kept, missing, err := k.secret(ctx)
 	if err != nil {
 		return err
 	}
+	now := k.options.Now()
+	known := decodeCertificates(kept.Data[keyBundle])
 	before := k.held.Load()
-	var known []*x509.Certificate
-	if configuration != nil {
-		for i := range configuration.Webhooks {
-			known = append(known, decodeCertificates(configuration.Webhooks[i].ClientConfig.CABundle)...)
-		}
-	}
 	if before != nil {
 		known = append(known, decodeCertificates(before.bundle)...)
+	} else if pair, err := tls.X509KeyPair(kept.Data[corev1.TLSCertKey], kept.Data[corev1.TLSPrivateKeyKey]); err == nil && !expired(pair.Leaf, now) {
+		before = &held{certificate: &pair, bundle: kept.Data[keyBundle]}
 	}
-	now := k.options.Now()
+
 	next := &held{certificate: found.certificate}
-	settled := now.After(found.certificate.Leaf.NotBefore.Add(retention))
-	if before != nil && k.early(now, before, found.certificate.Leaf) {
-		next.certificate, settled = before.certificate, false
-	}
-	if settled {
+	early := before != nil && k.early(now, before, found.certificate.Leaf, k.held.Load() == nil)
+	if early {
+		next.certificate = before.certificate
+	} else if now.After(found.certificate.Leaf.NotBefore.Add(retention)) {
 		known = nil
 	}
 	next.bundle = encodeCertificates(merge(now, known, found.authorities)...)
-	if err := k.publish(ctx, configuration, next.bundle); err != nil {
+
+	data := map[string][]byte{keyBundle: next.bundle, corev1.TLSCertKey: found.chain, corev1.TLSPrivateKeyKey: found.key}
+	if early && !missing {
+		// Another replica may be past that; it is not undone.
+		data[corev1.TLSCertKey], data[corev1.TLSPrivateKeyKey] = kept.Data[corev1.TLSCertKey], kept.Data[corev1.TLSPrivateKeyKey]
+		for _, own := range []string{keySigner, keyNext} {
+			if key := kept.Data[own]; key != nil {
+				data[own] = key
+			}
+		}
+	}
+	if err := k.publish(ctx, next.bundle); err != nil {
 		return err
+	}
+	if !reflect.DeepEqual(kept.Data, data) {
+		kept.Data = data
+		if err := k.write(ctx, kept, missing); err != nil {
+			return err
+		}
 	}
 	recordExpiry(next.certificate.Leaf, found.authorities...)
 	k.take(next)
@@ -83,14 +105,14 @@ func (k *Keeper) adopt(ctx context.Context) error {
 }
 
 // early says that a certificate is not to be served yet: nobody knew who signed
-// it until a moment ago.
-func (k *Keeper) early(now time.Time, before *held, leaf *x509.Certificate) bool {
+// it until a moment ago. A replica that starts cannot tell, and waits too.
+func (k *Keeper) early(now time.Time, before *held, leaf *x509.Certificate, starts bool) bool {
 	if before.certificate.Leaf.Equal(leaf) {
 		k.handover = handover{}
 		return false
 	}
 	if k.handover.leaf == nil || !k.handover.leaf.Equal(leaf) {
-		if verifies(leaf, decodeCertificates(before.bundle)) {
+		if !starts && verifies(leaf, decodeCertificates(before.bundle)) {
 			return false
 		}
 		k.handover = handover{leaf, now}
@@ -106,7 +128,7 @@ func (k *Keeper) early(now time.Time, before *held, leaf *x509.Certificate) bool
 // external reads and checks the Secret. Errors hold nothing of a key.
 func (k *Keeper) external(ctx context.Context) (*external, error) {
 	secret := &corev1.Secret{}
-	key := client.ObjectKey{Namespace: k.options.Namespace, Name: k.options.SecretName}
+	key := client.ObjectKey{Namespace: k.options.Namespace, Name: k.options.External}
 	if err := k.options.Client.Get(ctx, key, secret); apierrors.IsNotFound(err) {
 		return nil, fmt.Errorf("%w: Secret %s does not exist yet; whoever makes it (kubectl -n %s get certificate,certificaterequest) says why", ErrNoCertificate, key, key.Namespace)
 	} else if err != nil {
@@ -124,6 +146,7 @@ func (k *Keeper) external(ctx context.Context) (*external, error) {
 		return nil, fmt.Errorf("%w: %s and %s of Secret %s are not a certificate and its key", ErrNoCertificate, corev1.TLSCertKey, corev1.TLSPrivateKeyKey, key)
 	}
 	found.certificate = &certificate
+	found.chain, found.key = secret.Data[corev1.TLSCertKey], secret.Data[corev1.TLSPrivateKeyKey]
 	return found, k.suits(found, key)
 }
 

@@ -47,9 +47,10 @@ type Options struct {
 	Now func() time.Time
 	// Logger says what was renewed, never a key.
 	Logger logr.Logger
-	// External: somebody else, such as cert-manager, makes and renews the
-	// Secret, with tls.crt, tls.key and ca.crt. The lives below are theirs then.
-	External bool
+	// External is a Secret in which somebody else, such as cert-manager, makes
+	// and renews the certificate to serve: tls.crt, tls.key and ca.crt. The lives
+	// below are theirs then. Empty: the certificates are our own.
+	External string
 
 	// Interval at which the Secret and the webhook configuration are looked at,
 	// default 10 seconds.
@@ -106,7 +107,7 @@ func New(options Options) *Keeper {
 	if options.Now == nil {
 		options.Now = time.Now
 	}
-	if options.External {
+	if options.External != "" {
 		options.Propagation = cmp.Or(options.Propagation, externalPropagation)
 	}
 	return &Keeper{options: options, rules: rules{
@@ -126,7 +127,7 @@ func (k *Keeper) Ensure(ctx context.Context) error {
 	k.ensuring.Lock()
 	defer k.ensuring.Unlock()
 
-	if k.options.External {
+	if k.options.External != "" {
 		return k.adopt(ctx)
 	}
 	current, err := k.settle(ctx)
@@ -143,11 +144,7 @@ func (k *Keeper) Ensure(ctx context.Context) error {
 		bundle: encodeCertificates(current.bundle...),
 	}
 	k.take(next)
-	configuration, err := k.webhookConfiguration(ctx)
-	if err != nil {
-		return err
-	}
-	return k.publish(ctx, configuration, next.bundle)
+	return k.publish(ctx, next.bundle)
 }
 
 // Await is Ensure, but waits for what somebody else has to make, until a time
@@ -214,32 +211,34 @@ func (k *Keeper) OnChange(f func()) {
 	k.subscribers = append(k.subscribers, f)
 }
 
-// settle brings the Secret into the state that renew wants. Another replica may
-// do the same at the same time: then its write is found and taken.
-func (k *Keeper) settle(ctx context.Context) (material, error) {
+// settle brings the Secret into the state that renew wants.
+func (k *Keeper) settle(ctx context.Context) (current material, err error) {
+	err = k.retry(func() error {
+		current, err = k.tryToSettle(ctx)
+		return err
+	})
+	return current, err
+}
+
+// retry does again what reads the Secret and writes it. Another replica may do
+// the same at the same time: then its write is found and taken.
+func (k *Keeper) retry(do func() error) error {
 	// Whoever conflicts lost to a write that leaves nothing to do, but for
 	// somebody else's write of the Secret's metadata.
 	const attempts = 5
 	var err error
 	for range attempts {
-		var current material
-		if current, err = k.tryToSettle(ctx); err == nil {
-			return current, nil
-		}
-		if !apierrors.IsConflict(err) && !apierrors.IsAlreadyExists(err) {
-			return material{}, err
+		if err = do(); !apierrors.IsConflict(err) && !apierrors.IsAlreadyExists(err) {
+			return err
 		}
 	}
-	return material{}, err
+	return err
 }
 
 func (k *Keeper) tryToSettle(ctx context.Context) (material, error) {
-	secret := &corev1.Secret{}
-	key := client.ObjectKey{Namespace: k.options.Namespace, Name: k.options.SecretName}
-	err := k.options.Client.Get(ctx, key, secret)
-	missing := apierrors.IsNotFound(err)
-	if err != nil && !missing {
-		return material{}, fmt.Errorf("reading the certificates in Secret %s: %w", key, err)
+	secret, missing, err := k.secret(ctx)
+	if err != nil {
+		return material{}, err
 	}
 	next, changes, err := renew(k.options.Now(), decode(secret.Data), k.rules)
 	if err != nil || len(changes) == 0 {
@@ -248,18 +247,36 @@ func (k *Keeper) tryToSettle(ctx context.Context) (material, error) {
 	if secret.Data, err = encode(next); err != nil {
 		return material{}, err
 	}
-	if missing {
-		secret.ObjectMeta = metav1.ObjectMeta{Namespace: key.Namespace, Name: key.Name}
-		secret.Type = corev1.SecretTypeTLS
-		err = k.options.Client.Create(ctx, secret)
-	} else {
-		err = k.options.Client.Update(ctx, secret)
+	if err := k.write(ctx, secret, missing); err != nil {
+		return material{}, err
+	}
+	k.options.Logger.Info("renewed certificates", "secret", secret.Namespace+"/"+secret.Name, "changes", changes)
+	return next, nil
+}
+
+// secret is our own, or an empty one when it is missing.
+func (k *Keeper) secret(ctx context.Context) (_ *corev1.Secret, missing bool, err error) {
+	secret := &corev1.Secret{}
+	key := client.ObjectKey{Namespace: k.options.Namespace, Name: k.options.SecretName}
+	err = k.options.Client.Get(ctx, key, secret)
+	if apierrors.IsNotFound(err) {
+		return &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: key.Namespace, Name: key.Name}, Type: corev1.SecretTypeTLS}, true, nil
 	}
 	if err != nil {
-		return material{}, fmt.Errorf("writing the certificates to Secret %s: %w", key, err)
+		return nil, false, fmt.Errorf("reading the certificates in Secret %s: %w", key, err)
 	}
-	k.options.Logger.Info("renewed certificates", "secret", key.String(), "changes", changes)
-	return next, nil
+	return secret, false, nil
+}
+
+func (k *Keeper) write(ctx context.Context, secret *corev1.Secret, missing bool) error {
+	write := func() error { return k.options.Client.Update(ctx, secret) }
+	if missing {
+		write = func() error { return k.options.Client.Create(ctx, secret) }
+	}
+	if err := write(); err != nil {
+		return fmt.Errorf("writing the certificates to Secret %s/%s: %w", secret.Namespace, secret.Name, err)
+	}
+	return nil
 }
 
 // take serves what is held next from now on.

@@ -19,6 +19,7 @@ const (
 	maxBundle    = 16
 	pemCert      = "CERTIFICATE"
 	pemKey       = "PRIVATE KEY"
+	pemECKey     = "EC PRIVATE KEY"
 	maxPEMLength = 64 << 10
 )
 
@@ -75,7 +76,14 @@ func decodeKey(encoded []byte) *ecdsa.PrivateKey {
 		return nil
 	}
 	block, _ := pem.Decode(encoded)
-	if block == nil || block.Type != pemKey {
+	if block == nil {
+		return nil
+	}
+	if block.Type == pemECKey { // as an External certificate's may be
+		key, _ := x509.ParseECPrivateKey(block.Bytes)
+		return key
+	}
+	if block.Type != pemKey {
 		return nil
 	}
 	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)

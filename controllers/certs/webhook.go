@@ -10,30 +10,22 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
-// webhookConfiguration is the one to publish in; nil when there is none, as it
-// may be applied later.
-func (k *Keeper) webhookConfiguration(ctx context.Context) (*admissionregistrationv1.MutatingWebhookConfiguration, error) {
+// publish writes the bundle into the webhook configuration, when it has another
+// one. Without a configuration there is nothing to do: it may be applied later.
+func (k *Keeper) publish(ctx context.Context, bundle []byte) error {
 	if k.options.WebhookName == "" {
-		return nil, nil
+		return nil
 	}
 	configuration := &admissionregistrationv1.MutatingWebhookConfiguration{}
 	err := k.options.Client.Get(ctx, client.ObjectKey{Name: k.options.WebhookName}, configuration)
 	if apierrors.IsNotFound(err) {
 		k.options.Logger.V(1).Info("there is no MutatingWebhookConfiguration to publish the authorities in", "name", k.options.WebhookName)
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("reading MutatingWebhookConfiguration %s to publish the authorities: %w", k.options.WebhookName, err)
-	}
-	return configuration, nil
-}
-
-// publish writes the bundle into the webhook configuration, if there is one and
-// it has another.
-func (k *Keeper) publish(ctx context.Context, configuration *admissionregistrationv1.MutatingWebhookConfiguration, bundle []byte) error {
-	if configuration == nil {
 		return nil
 	}
+	if err != nil {
+		return fmt.Errorf("reading MutatingWebhookConfiguration %s to publish the authorities: %w", k.options.WebhookName, err)
+	}
+
 	before := configuration.DeepCopy()
 	changed := false
 	for i := range configuration.Webhooks {

@@ -68,7 +68,7 @@ var obeyed = map[string]struct {
 	"webhook.namespaceSelector":  {to: `{"matchLabels":{"env":"prod"},"matchExpressions":[{"key":"team","operator":"Exists"}]}`, shows: "    matchLabels:\n      env: prod\n"},
 	"webhook.objectSelector":     {to: `{"matchLabels":{"tier":"api"},"matchExpressions":[{"key":"team","operator":"Exists"}]}`, shows: "    matchLabels:\n      tier: api\n"},
 
-	"certificates.certManager.enabled":     {to: "true", shows: "- --external-certificates"},
+	"certificates.certManager.enabled":     {to: "true", shows: "- --certificate-secret=weir-serving-certificate"},
 	"certificates.certManager.issuerRef":   {to: `{"name":"mine","kind":"ClusterIssuer"}`, with: []string{"certificates.certManager.enabled=true"}, shows: "    name: mine\n    kind: ClusterIssuer\n"},
 	"certificates.certManager.duration":    {to: "48h", with: []string{"certificates.certManager.enabled=true"}, shows: "duration: 48h"},
 	"certificates.certManager.renewBefore": {to: "24h", with: []string{"certificates.certManager.enabled=true"}, shows: "renewBefore: 24h"},

@@ -30,6 +30,9 @@ import (
 	"github.com/weir-dev/weir/sidecar/ruleset"
 )
 
+// externalSecret is what somebody else fills.
+const externalSecret = "from-cert-manager"
+
 // rotating marks the namespaces of this file.
 const rotating = "test.weir.dev/rotation"
 
@@ -157,10 +160,41 @@ var _ = Describe("rotation under load loses no admission and no link", Serial, f
 		o.lostNothing()
 	})
 
+	It("when somebody else takes the certificate over from us, and gives it back", func() {
+		options := certs.Options{
+			Client: k8sClient, Namespace: newNamespace(nil), DNSNames: []string{"localhost"}, Logger: GinkgoLogr,
+			Interval: 50 * time.Millisecond, Propagation: time.Second,
+		}
+		ours := certs.New(options)
+		Expect(ours.Ensure(ctx)).To(Succeed())
+		o := startOperators(options)
+
+		By("starting a replica that takes it from somebody else, as the first of a rolling upgrade")
+		theirs := issue("theirs")
+		theirs.store(options.Namespace)
+		other := options
+		other.External = externalSecret
+		taking := certs.New(other)
+		Expect(taking.Ensure(ctx)).To(Succeed())
+		Expect(serving(taking)).To(Equal(serving(ours)), "who knows only the former goes on to reach it")
+		Eventually(o.replicas[0].keeper.CABundle).Should(Equal(append(ours.CABundle(), theirs.authority...)))
+		Eventually(func() []byte { Expect(taking.Ensure(ctx)).To(Succeed()); return serving(taking) }).Should(Equal(theirs.leaf))
+		restarted := certs.New(other)
+		Expect(restarted.Ensure(ctx)).To(Succeed())
+		Expect(serving(restarted)).To(Equal(theirs.leaf))
+
+		By("going back")
+		back := certs.New(options)
+		Expect(back.Ensure(ctx)).To(Succeed())
+		Expect(serving(back)).To(Equal(theirs.leaf), "it is good for a while")
+		Expect(back.CABundle()).To(HavePrefix(string(ours.CABundle())))
+		o.lostNothing()
+	})
+
 	It("of what somebody else puts into the Secret", func() {
 		options := certs.Options{
 			Client: k8sClient, Namespace: newNamespace(nil), DNSNames: []string{"localhost"}, Logger: GinkgoLogr,
-			External: true, Interval: 50 * time.Millisecond, Propagation: time.Second,
+			External: externalSecret, Interval: 50 * time.Millisecond, Propagation: time.Second,
 		}
 		first := issue("first")
 		first.store(options.Namespace)
@@ -179,12 +213,15 @@ var _ = Describe("rotation under load loses no admission and no link", Serial, f
 		third.store(options.Namespace)
 		Eventually(o.published).Should(Equal(append(bytes.Clone(first.authority), third.authority...)))
 		Expect(serving(o.replicas[0].keeper)).To(Equal(second.leaf))
+		starting := certs.New(o.options)
+		Expect(starting.Ensure(ctx)).To(Succeed())
+		Expect(serving(starting)).To(Equal(second.leaf), "a replica that starts meanwhile")
 		for _, r := range o.replicas {
 			Eventually(func() []byte { return serving(r.keeper) }).Should(Equal(third.leaf))
 		}
 		o.lostNothing()
 
-		By("a replica that starts now: it publishes the same")
+		By("a replica that starts now: it serves the same")
 		late := certs.New(o.options)
 		Expect(late.Ensure(ctx)).To(Succeed())
 		Expect(late.CABundle()).To(Equal(o.published()))
@@ -204,7 +241,7 @@ var _ = Describe("certificates of somebody else", func() {
 
 	BeforeEach(func() {
 		options = certs.Options{
-			Client: k8sClient, Namespace: newNamespace(nil), DNSNames: []string{"localhost"}, External: true, Logger: GinkgoLogr,
+			Client: k8sClient, Namespace: newNamespace(nil), DNSNames: []string{"localhost"}, External: externalSecret, Logger: GinkgoLogr,
 		}
 	})
 
@@ -222,7 +259,7 @@ var _ = Describe("certificates of somebody else", func() {
 		options.Namespace = newNamespace(nil)
 		err := certs.New(options).Await(ctx, 10*time.Millisecond)
 		Expect(err).To(MatchError(certs.ErrNoCertificate))
-		Expect(err).To(MatchError(ContainSubstring("Secret " + options.Namespace + "/weir-certificates does not exist yet")))
+		Expect(err).To(MatchError(ContainSubstring("Secret " + options.Namespace + "/" + externalSecret + " does not exist yet")))
 	})
 
 	It("that nobody could verify are not served, and say why", func() {
@@ -306,7 +343,7 @@ func newKey() *ecdsa.PrivateKey {
 // store writes the Secret.
 func (i *issued) store(namespace string) {
 	GinkgoHelper()
-	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: certs.DefaultSecretName}}
+	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: externalSecret}}
 	secret.Type = corev1.SecretTypeTLS
 	secret.Data = map[string][]byte{
 		"tls.crt": pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: i.leaf}), "tls.key": i.key, "ca.crt": i.authority,

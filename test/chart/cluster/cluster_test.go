@@ -213,7 +213,7 @@ func certManager(t *testing.T) {
 func renewAuthority(t *testing.T) {
 	t.Helper()
 	authority := func() string {
-		return run(t, "kubectl", "-n", namespace, "get", "secret", "weir-certificates", "-o", `jsonpath={.data.ca\.crt}`)
+		return run(t, "kubectl", "-n", namespace, "get", "secret", "weir-serving-certificate", "-o", `jsonpath={.data.ca\.crt}`)
 	}
 	published := func() string {
 		return run(t, "kubectl", "get", "mutatingwebhookconfiguration", "weir", "-o", "jsonpath={.webhooks[0].clientConfig.caBundle}")
@@ -232,14 +232,14 @@ func renewAuthority(t *testing.T) {
 	run(t, "kubectl", "-n", namespace, "wait", "--for=condition=Ready", "certificate", "--all", "--timeout=60s")
 	first := authority()
 	eventually(t, "cert-manager's authority is published", func() error { return holdsBoth(first, first) })
-	run(t, "kubectl", "-n", namespace, "delete", "secret", "weir-certificates-authority")
+	run(t, "kubectl", "-n", namespace, "delete", "secret", "weir-authority-certificate")
 	eventually(t, "cert-manager makes another authority", func() error {
-		_, err := try(t, "", "kubectl", "-n", namespace, "get", "secret", "weir-certificates-authority")
+		_, err := try(t, "", "kubectl", "-n", namespace, "get", "secret", "weir-authority-certificate")
 		return err
 	})
-	run(t, "kubectl", "-n", namespace, "delete", "secret", "weir-certificates")
+	run(t, "kubectl", "-n", namespace, "delete", "secret", "weir-serving-certificate")
 	eventually(t, "cert-manager signs with it", func() error {
-		second, err := try(t, "", "kubectl", "-n", namespace, "get", "secret", "weir-certificates", "-o", `jsonpath={.data.ca\.crt}`)
+		second, err := try(t, "", "kubectl", "-n", namespace, "get", "secret", "weir-serving-certificate", "-o", `jsonpath={.data.ca\.crt}`)
 		if err != nil {
 			return err
 		}
