@@ -51,8 +51,9 @@ const certificatesTimeout = 20 * time.Second
 
 // The Services of the operator, whose names its certificate is for.
 const (
-	webhookService = "weir-webhook"
-	linkService    = "weir-link"
+	webhookService      = "weir-webhook-0"
+	otherWebhookService = "weir-webhook-1"
+	linkService         = "weir-link"
 )
 
 // options are the flags and what the pod's environment says.
@@ -190,7 +191,7 @@ func certificates(ctx context.Context, direct client.Client, o options) (*certs.
 	if err != nil {
 		return nil, err
 	}
-	names := certs.ServiceNames(o.namespace, webhookService, linkService)
+	names := certs.ServiceNames(o.namespace, webhookService, otherWebhookService, linkService)
 	if !slices.Contains(names, linkHost) {
 		names = append(names, linkHost)
 	}

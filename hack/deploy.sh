@@ -21,7 +21,7 @@ images:
 patches:
 - patch: |
     apiVersion: apps/v1
-    kind: Deployment
+    kind: StatefulSet
     metadata: {name: weir-operator, namespace: weir-system}
     spec:
       template:
@@ -49,7 +49,7 @@ else
 fi
 
 "$KUBECTL" apply -k "$overlay"
-for workload in statefulset/weir-redis deployment/weir-operator; do
+for workload in statefulset/weir-redis statefulset/weir-operator; do
   "$KUBECTL" rollout status -n weir-system "$workload" --timeout=180s || {
     "$KUBECTL" get pods -n weir-system -o wide
     "$KUBECTL" logs -n weir-system "$workload" --tail=40 || true

@@ -85,7 +85,7 @@ func parse(arguments []string, out io.Writer) (Options, error) {
 		return Options{}, fmt.Errorf("reading --store-ca-file: %w", err)
 	}
 	return Options{
-		Webhook: "https://weir-webhook." + *namespace + ".svc:443",
+		Webhook: "https://weir-webhook-0." + *namespace + ".svc:443",
 		Link:    "https://weir-link." + *namespace + ".svc:9444",
 		Roots:   roots,
 		Store: ruleset.Store{

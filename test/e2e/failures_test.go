@@ -45,8 +45,8 @@ var _ = Describe("Limits", Serial, func() {
 		waitEnforced(policy, 1)
 
 		By("ending every operator")
-		DeferCleanup(func() { scale("deployment/weir-operator", 2); waitForOperator() })
-		scale("deployment/weir-operator", 0)
+		DeferCleanup(func() { scale("statefulset/weir-operator", 2); waitForOperator() })
+		scale("statefulset/weir-operator", 0)
 		Expect(callFrom(caller.Namespace, caller.Name, "-n=15", "-H=X-User-ID: a", url).Statuses).To(Equal(map[string]int{"200": 15}))
 
 		By("killing the sidecar's process")

@@ -166,16 +166,16 @@ func sidecarMetrics(pod *corev1.Pod) string {
 // setOperatorFlag restarts the operator with a flag, for the time of the test.
 func setOperatorFlag(argument string) {
 	GinkgoHelper()
-	deployment := &appsv1.Deployment{}
+	operator := &appsv1.StatefulSet{}
 	key := client.ObjectKey{Namespace: systemNamespace, Name: "weir-operator"}
 	change := func(edit func([]string) []string) {
 		GinkgoHelper()
-		Expect(cluster.Get(ctx, key, deployment)).To(Succeed())
-		patch := client.MergeFrom(deployment.DeepCopy())
-		c := &deployment.Spec.Template.Spec.Containers[0]
+		Expect(cluster.Get(ctx, key, operator)).To(Succeed())
+		patch := client.MergeFrom(operator.DeepCopy())
+		c := &operator.Spec.Template.Spec.Containers[0]
 		c.Args = edit(c.Args)
-		Expect(cluster.Patch(ctx, deployment, patch)).To(Succeed())
-		runKubectl("-n", systemNamespace, "rollout", "status", "deployment/"+key.Name, "--timeout=80s")
+		Expect(cluster.Patch(ctx, operator, patch)).To(Succeed())
+		runKubectl("-n", systemNamespace, "rollout", "status", "statefulset/"+key.Name, "--timeout=80s")
 		waitForOperator()
 	}
 	change(func(arguments []string) []string { return append(arguments, argument) })

@@ -199,9 +199,11 @@ func scale(workload string, replicas int) {
 func waitForOperator() {
 	GinkgoHelper()
 	Eventually(func(g Gomega) {
-		deployment := &appsv1.Deployment{}
-		g.Expect(cluster.Get(ctx, client.ObjectKey{Namespace: systemNamespace, Name: "weir-operator"}, deployment)).To(Succeed())
-		g.Expect(deployment.Status.AvailableReplicas).To(Equal(*deployment.Spec.Replicas))
+		operator := &appsv1.StatefulSet{}
+		g.Expect(cluster.Get(ctx, client.ObjectKey{Namespace: systemNamespace, Name: "weir-operator"}, operator)).To(Succeed())
+		g.Expect(operator.Status.ObservedGeneration).To(Equal(operator.Generation))
+		g.Expect(operator.Status.UpdatedReplicas).To(Equal(*operator.Spec.Replicas))
+		g.Expect(operator.Status.AvailableReplicas).To(Equal(*operator.Spec.Replicas))
 		// The node's rules for the webhook's Service follow the endpoints.
 		probe := makePod("probe").labelled(v1alpha1.LabelInject, v1alpha1.InjectPod).DeepCopy()
 		probe.Namespace = metav1.NamespaceDefault

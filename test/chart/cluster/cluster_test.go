@@ -121,6 +121,7 @@ spec:
   podSelector: {matchLabels: {app: api}}
   identity: {sources: [{header: {name: X-User-ID}}], ifMissing: Bypass}
   limits: [{requests: 10, window: 1m}]
+  overrides: [{identities: [load], unlimited: true}]
 `, users))
 	apply(t, pod("caller", "caller", false, "[/app, idle]"))
 }
@@ -281,7 +282,7 @@ func edit(t *testing.T, limit int) {
 		fmt.Sprintf(`{"spec":{"limits":[{"requests":%d,"window":"1m"}]}}`, limit))
 }
 
-// load sends requests that no policy counts, until it is told to stop.
+// load sends requests that have no limit, until it is told to stop.
 func load(t *testing.T, url string) (stop func()) {
 	t.Helper()
 	command := exec.CommandContext(t.Context(), program("kubectl"), "-n", users, "exec", "-i", "caller", "--", "/app", "load", url)
