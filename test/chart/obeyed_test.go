@@ -62,7 +62,7 @@ var obeyed = map[string]struct {
 	"operator.podDisruptionBudget.enabled":        {to: "false"},
 	"operator.podDisruptionBudget.maxUnavailable": {to: "50%", shows: "maxUnavailable: 50%"},
 
-	"webhook.failurePolicy":      {to: "Ignore", shows: "failurePolicy: Ignore"},
+	"webhook.failurePolicy":      {to: "Ignore", with: []string{"operator.replicas=1"}, shows: "failurePolicy: Ignore"},
 	"webhook.timeoutSeconds":     {to: "2", shows: "timeoutSeconds: 2"},
 	"webhook.excludedNamespaces": {to: `["istio-system"]`, shows: `"weir-system","istio-system"]`},
 	"webhook.namespaceSelector":  {to: `{"matchLabels":{"env":"prod"},"matchExpressions":[{"key":"team","operator":"Exists"}]}`, shows: "    matchLabels:\n      env: prod\n"},
@@ -152,8 +152,8 @@ func TestTheWebhooksSelectorsKeepWhatWeirNeeds(t *testing.T) {
 		`webhook.objectSelector={"matchLabels":{"tier":"api"},"matchExpressions":[{"key":"app","operator":"Exists"}]}`))
 	text := pretty(rendered["MutatingWebhookConfiguration /weir"])
 	for want, times := range map[string]int{
-		`"env": "prod"`: 2, `"tier": "api"`: 2, `"key": "team"`: 2, `"key": "app"`: 2, // of both webhooks
-		`"weir.dev/inject": "enabled"`: 1, `"weir.dev/inject": "true"`: 1, `"key": "kubernetes.io/metadata.name"`: 2,
+		`"env": "prod"`: 4, `"tier": "api"`: 4, `"key": "team"`: 4, `"key": "app"`: 4, // of all four webhooks
+		`"weir.dev/inject": "enabled"`: 2, `"weir.dev/inject": "true"`: 2, `"key": "kubernetes.io/metadata.name"`: 4,
 	} {
 		if got := strings.Count(text, want); got != times {
 			t.Errorf("want %s %d times, got %d in\n%s", want, times, got, text)
