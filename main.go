@@ -87,7 +87,7 @@ func parse() (options, zap.Options) {
 	flag.StringVar(&o.settings.StoreCAFile, "store-ca-file", "", "file with PEM certificates to verify a rediss:// server with, beside the system's")
 	flag.BoolVar(&o.settings.StoreInsecureSkipVerify, "store-insecure-skip-verify", false, "do not verify a rediss:// server's certificate")
 	flag.DurationVar(&o.settings.StoreTimeout, "store-timeout", 100*time.Millisecond, "longest time that a sidecar waits for Redis to decide on a request")
-	flag.StringVar(&o.storeUsers, "store-users", string(store.Auto), "users in Redis for each namespace, so that a sidecar's credential reaches no other namespace: auto, where the URL's user may make them; require, sidecars have no Redis otherwise; off, all have the URL's user")
+	flag.StringVar(&o.storeUsers, "store-users", string(store.Auto), "users in Redis for each namespace, so that a sidecar's credential reaches no other namespace: auto, where the URL's user may make them; always, sidecars have no Redis otherwise; never, all have the URL's user")
 	flag.DurationVar(&o.storeUserRotation, "store-user-rotation", 24*time.Hour, "how long the sidecars of a namespace have the same user in Redis, in whole seconds; it is removed after twice as long")
 	flag.StringVar(&o.workerImage, "worker-image", "weir-worker:"+version, "image that enqueues PeriodicTasks and runs them")
 	flag.StringVar(&o.workerImagePullPolicy, "worker-image-pull-policy", "", "its pull policy: Always, IfNotPresent or Never; empty for Kubernetes' default")

@@ -56,7 +56,7 @@ func (u *Users) round(ctx context.Context) {
 	err := u.follow(*named)
 	if err == nil {
 		u.warnOfEvictions(ctx)
-		if u.options.Mode != Off {
+		if u.options.Mode != Never {
 			err = u.provide(ctx)
 		}
 	}
@@ -142,8 +142,8 @@ func (u *Users) refused(ctx context.Context, reason error) error {
 func (u *Users) refuse(reason error) error {
 	next := inForce{store: u.rounds.target.store, access: shared}
 	consequence := "every sidecar gets the user of the store's URL, which reaches the counts of all namespaces"
-	if u.options.Mode == Require {
-		next.access, consequence = none, "sidecars get no store, as --store-users=require says"
+	if u.options.Mode == Always {
+		next.access, consequence = none, "sidecars get no store, as --store-users=always says"
 	}
 	if u.access() != next.access {
 		u.options.Logger.Info("the store has no users of namespaces: "+consequence, "reason", reason.Error())

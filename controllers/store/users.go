@@ -21,10 +21,10 @@ const (
 	// Auto makes users where the user of the store's URL may, and hands out that
 	// one itself where it may not.
 	Auto Mode = "auto"
-	// Require hands out nothing where users cannot be made.
-	Require Mode = "require"
-	// Off hands out the user of the store's URL.
-	Off Mode = "off"
+	// Always hands out nothing where users cannot be made.
+	Always Mode = "always"
+	// Never hands out any but the user of the store's URL.
+	Never Mode = "never"
 )
 
 // Bounds of Options.Rotation.
@@ -133,10 +133,10 @@ func New(options Options) *Users {
 // ParseMode reads a flag.
 func ParseMode(text string) (Mode, error) {
 	switch mode := Mode(text); mode {
-	case Auto, Require, Off:
+	case Auto, Always, Never:
 		return mode, nil
 	}
-	return "", fmt.Errorf("%q: want auto, require or off", text)
+	return "", fmt.Errorf("%q: want auto, always or never", text)
 }
 
 // OnChange has f called with a namespace whose credentials have changed, after
@@ -151,7 +151,7 @@ func (u *Users) OnChange(f func(namespace string)) {
 // nothing for them. shared is what the settings say: until it is known whether
 // another one lets users be made, the one before is handed out.
 func (u *Users) Of(namespace string, shared *ruleset.Store) *ruleset.Store {
-	if u == nil || shared == nil || u.options.Mode == Off {
+	if u == nil || shared == nil || u.options.Mode == Never {
 		return shared
 	}
 	u.mu.Lock()
@@ -183,7 +183,7 @@ func (u *Users) Of(namespace string, shared *ruleset.Store) *ruleset.Store {
 // WaitForDecision waits until it is known what sidecars get, which takes 5 s at
 // most after Start; false when ctx ended before.
 func (u *Users) WaitForDecision(ctx context.Context) bool {
-	if u == nil || u.options.Mode == Off {
+	if u == nil || u.options.Mode == Never {
 		return true
 	}
 	select {

@@ -34,6 +34,7 @@ func TestBadValuesAreRefusedWithASentence(t *testing.T) {
 		"a digest that is none":   {[]string{trial, "images.sidecar.digest=latest"}, "at '/images/sidecar/digest'"},
 		"a tag in the repository": {[]string{trial, "images.worker.repository=weir-worker:1"}, "at '/images/worker/repository'"},
 		"a misspelt selector":     {[]string{trial, `webhook.namespaceSelector={"matchLabel":{"a":"b"}}`}, "additional properties 'matchLabel' not allowed"},
+		"users of another way":    {[]string{trial, "redis.users=maybe"}, "at '/redis/users'"},
 		"a duration without unit": {[]string{trial, "redis.timeout=100x"}, "at '/redis/timeout'"},
 		"no replicas":             {[]string{trial, "operator.replicas=0"}, "operator.replicas is 0: write 1 or more"},
 		"no patience":             {[]string{trial, "webhook.timeoutSeconds=0"}, "webhook.timeoutSeconds is 0: write 1 to 30"},
