@@ -103,12 +103,14 @@ func (u *Users) provide(ctx context.Context) error {
 	r := &u.rounds
 	if !hasPassword(r.target.store.URL) {
 		// Whoever reaches this Redis needs no credential: users would keep nobody out.
-		return u.refuse(errors.New("the store's URL has no password: every pod that reaches this Redis may do everything there, " +
+		u.refuse(errors.New("the store's URL has no password: every pod that reaches this Redis may do everything there, " +
 			"and users would keep nobody out. Give its Redis a password, and the URL with it"))
+		return nil
 	}
+	listing := u.list(ctx)
 	if err := u.readKey(ctx); err != nil {
 		u.despair()
-		return err
+		return errors.Join(err, listing)
 	}
 	if !r.granted {
 		if !r.refusedAt.IsZero() && u.options.Now().Sub(r.refusedAt) < refusedInterval {
@@ -119,7 +121,7 @@ func (u *Users) provide(ctx context.Context) error {
 			return u.refused(ctx, err)
 		case err != nil:
 			u.despair()
-			return err
+			return errors.Join(err, listing)
 		}
 		r.granted = true
 		u.options.Logger.Info("sidecars reach the store with users of their namespaces, made in Redis", "rotation", u.options.Rotation.String())
@@ -130,16 +132,17 @@ func (u *Users) provide(ctx context.Context) error {
 		r.granted = false
 		return u.refused(ctx, err)
 	}
-	return errors.Join(err, remembering)
+	return errors.Join(err, listing, remembering)
 }
 
 // refused hands out what the mode says for a store that lets no users be made.
 func (u *Users) refused(ctx context.Context, reason error) error {
 	u.rounds.refusedAt = u.options.Now()
-	return errors.Join(u.refuse(reason), u.remember(ctx, ""))
+	u.refuse(reason)
+	return u.remember(ctx, "")
 }
 
-func (u *Users) refuse(reason error) error {
+func (u *Users) refuse(reason error) {
 	next := inForce{store: u.rounds.target.store, access: shared}
 	consequence := "every sidecar gets the user of the store's URL, which reaches the counts of all namespaces"
 	if u.options.Mode == Always {
@@ -149,7 +152,6 @@ func (u *Users) refuse(reason error) error {
 		u.options.Logger.Info("the store has no users of namespaces: "+consequence, "reason", reason.Error())
 	}
 	u.hand(next)
-	return nil
 }
 
 func (u *Users) access() access {
@@ -160,31 +162,27 @@ func (u *Users) access() access {
 
 // despair decides without an answer, after some patience: what is known of this
 // store from before holds, and else what the mode says of one that refuses. What
-// a store of before was asked for goes on meanwhile.
+// was handed out goes on meanwhile, of a store before this one too.
 func (u *Users) despair() {
 	r := &u.rounds
 	u.mu.Lock()
 	decided := u.inForce.access != undecided && u.inForce.store == r.target.store
 	u.mu.Unlock()
-	if decided || u.options.Now().Sub(r.since) < u.patience {
+	if !decided && u.options.Now().Sub(r.since) < u.patience {
 		return
 	}
 	if r.namer.key != nil && r.remembered == r.namer.derive("granted", r.target.store.URL) {
-		// Redis has them, unless it has restarted; then they are made when it answers.
-		u.hand(inForce{store: r.target.store, access: namespaced, users: u.knownUsers()})
-		return
+		// Redis has the users, unless it has restarted; then it gets them when it answers.
+		users := map[string]user{}
+		for _, namespace := range u.listed() {
+			if users[namespace] = u.handed(namespace); users[namespace].name == "" {
+				users[namespace], _ = r.namer.users(namespace, u.options.Now())
+			}
+		}
+		u.hand(inForce{store: r.target.store, access: namespaced, users: users})
+	} else if !decided {
+		u.refuse(errors.New("the store does not answer the operator, or the operator's key cannot be read; it is tried again"))
 	}
-	_ = u.refuse(errors.New("the store does not answer the operator, or the operator's key cannot be read; it is tried again"))
-}
-
-// knownUsers are those that the namespaces should have, whether Redis has them or
-// not.
-func (u *Users) knownUsers() map[string]user {
-	users := map[string]user{}
-	for _, namespace := range u.listed() {
-		users[namespace], _ = u.rounds.namer.users(namespace, u.options.Now())
-	}
-	return users
 }
 
 // readKey follows the Secret. Once known, a key holds until another is read.
@@ -230,7 +228,6 @@ func (u *Users) remember(ctx context.Context, granted string) error {
 // removes those that are nobody's.
 func (u *Users) settle(ctx context.Context) error {
 	r, now := &u.rounds, u.options.Now()
-	listing := u.list(ctx)
 	if now.Sub(r.renewedAt) >= renewInterval {
 		r.fresh, r.renewedAt = map[string]bool{}, now
 	}
@@ -263,7 +260,7 @@ func (u *Users) settle(ctx context.Context) error {
 	present.Set(float64(len(found.holders)))
 	if found.answered == 0 {
 		u.despair()
-		return errors.Join(err, listing)
+		return err
 	}
 	next := inForce{store: r.target.store, access: namespaced, users: map[string]user{}}
 	for namespace, user := range current {
@@ -275,7 +272,7 @@ func (u *Users) settle(ctx context.Context) error {
 		}
 	}
 	u.hand(next)
-	return errors.Join(err, listing, u.removeStale(ctx, found, wanted))
+	return errors.Join(err, u.removeStale(ctx, found, wanted))
 }
 
 // handed is what a namespace has of the store that is the target.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log/slog"
 	"net"
 	"net/url"
 	"slices"
@@ -198,7 +199,7 @@ func usersOf(t *testing.T, server *redistest.Server) []string {
 // mustTake takes as a sidecar of the namespace does.
 func mustTake(t *testing.T, at, namespace string) error {
 	t.Helper()
-	l := limiter.New(limiter.Options{})
+	l := limiter.New(limiter.Options{Logger: slog.New(slog.DiscardHandler)})
 	defer l.Close()
 	if err := l.Use(&ruleset.Store{URL: at, TimeoutMillis: 5000}); err != nil {
 		t.Fatal(err)
@@ -375,7 +376,7 @@ func TestRedisForgetsItsUsers(t *testing.T) {
 	server := redistest.Start(t, "--requirepass", "secret")
 	r := newReplica(t, &apiServer{}, server.URL(), Options{}, "shop").start(t)
 	eventually(t, "a user", func() bool { return r.of("shop") != "" })
-	sidecar := limiter.New(limiter.Options{})
+	sidecar := limiter.New(limiter.Options{Logger: slog.New(slog.DiscardHandler)})
 	defer sidecar.Close()
 	if err := sidecar.Use(&ruleset.Store{URL: r.of("shop"), TimeoutMillis: 5000}); err != nil {
 		t.Fatal(err)
