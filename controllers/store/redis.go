@@ -100,7 +100,7 @@ func (s *settled) everywhere(name string) bool {
 
 // settle makes the users that a server lacks, and those that fresh does not have
 // yet. The error is of the servers that did not do it.
-func (s *servers) settle(ctx context.Context, prefix string, wanted map[string]user, rules func(name string) []any, fresh map[string]bool) (settled, error) {
+func (s *servers) settle(ctx context.Context, prefix string, wanted map[string]user, rights rightsOf, fresh map[string]bool) (settled, error) {
 	result := settled{holders: map[string]int{}}
 	var mu sync.Mutex
 	err := s.Servers(ctx, func(ctx context.Context, server *redis.Client) error {
@@ -121,7 +121,7 @@ func (s *servers) settle(ctx context.Context, prefix string, wanted map[string]u
 				has[name] = true
 			}
 		}
-		if err := setUsers(ctx, server, missing, wanted, rules); err != nil {
+		if err := setUsers(ctx, server, missing, wanted, rights); err != nil {
 			return err
 		}
 		mu.Lock()
@@ -136,14 +136,21 @@ func (s *servers) settle(ctx context.Context, prefix string, wanted map[string]u
 	return result, s.explain(err)
 }
 
-func setUsers(ctx context.Context, server *redis.Client, names []string, users map[string]user, rules func(name string) []any) error {
+// rightsOf are the rules of ACL SETUSER for a user.
+type rightsOf func(name string) ([]string, error)
+
+func setUsers(ctx context.Context, server *redis.Client, names []string, users map[string]user, rights rightsOf) error {
 	if len(names) == 0 {
 		return nil
 	}
 	_, err := server.Pipelined(ctx, func(pipe redis.Pipeliner) error {
 		for _, name := range names {
+			rules, err := rights(name)
+			if err != nil {
+				return err
+			}
 			command := []any{"ACL", "SETUSER", name, "reset", "on", "#" + users[name].hash()}
-			pipe.Do(ctx, append(command, rules(name)...)...)
+			pipe.Do(ctx, append(command, words(rules)...)...)
 		}
 		return nil
 	})
@@ -152,13 +159,18 @@ func setUsers(ctx context.Context, server *redis.Client, names []string, users m
 
 // remove deletes users, which ends their connections.
 func (s *servers) remove(ctx context.Context, names []string) error {
-	command := []any{"ACL", "DELUSER"}
-	for _, name := range names {
-		command = append(command, name)
-	}
+	command := append([]any{"ACL", "DELUSER"}, words(names)...)
 	return s.explain(s.Servers(ctx, func(ctx context.Context, server *redis.Client) error {
 		return server.Do(ctx, command...).Err()
 	}))
+}
+
+func words(texts []string) []any {
+	words := make([]any, len(texts))
+	for i, text := range texts {
+		words[i] = text
+	}
+	return words
 }
 
 // evictions is the maxmemory-policy of the first server found that would forget

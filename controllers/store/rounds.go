@@ -56,7 +56,9 @@ func (u *Users) round(ctx context.Context) {
 	err := u.follow(*named)
 	if err == nil {
 		u.warnOfEvictions(ctx)
-		if u.options.Mode != Never {
+		if u.options.Mode == Never {
+			record(inForce{access: shared})
+		} else {
 			err = u.provide(ctx)
 		}
 	}
@@ -231,23 +233,21 @@ func (u *Users) settle(ctx context.Context) error {
 	if now.Sub(r.renewedAt) >= renewInterval {
 		r.fresh, r.renewedAt = map[string]bool{}, now
 	}
-	wanted, rights := map[string]user{}, map[string][]any{}
+	wanted, namespaceOf := map[string]user{}, map[string]string{}
 	current := map[string]user{}
 	for _, namespace := range u.listed() {
-		rules, err := limiter.Rights(namespace, r.target.store)
-		if err != nil {
-			return err
-		}
 		latest, former := r.namer.users(namespace, now)
 		current[namespace] = latest
 		for _, user := range []user{latest, former, u.handed(namespace)} {
 			if user.name != "" && strings.HasPrefix(user.name, r.namer.prefix()) {
 				wanted[user.name] = user
-				rights[user.name] = words(rules)
+				namespaceOf[user.name] = namespace
 			}
 		}
 	}
-	found, err := r.target.settle(ctx, r.namer.prefix(), wanted, func(name string) []any { return rights[name] }, r.fresh)
+	found, err := r.target.settle(ctx, r.namer.prefix(), wanted, func(name string) ([]string, error) {
+		return limiter.Rights(namespaceOf[name], r.target.store)
+	}, r.fresh)
 	if errors.Is(err, errRefused) {
 		return err
 	}
@@ -376,14 +376,6 @@ func (u *Users) warnOfEvictions(ctx context.Context) {
 			"limits are then exceeded. Give Weir a Redis of its own with maxmemory-policy noeviction", "maxmemory-policy", policy)
 	}
 	r.evicts = policy
-}
-
-func words(rules []string) []any {
-	words := make([]any, len(rules))
-	for i, rule := range rules {
-		words[i] = rule
-	}
-	return words
 }
 
 // hasPassword errs on the side of no: what cannot be read is refused elsewhere.

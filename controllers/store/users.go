@@ -180,8 +180,9 @@ func (u *Users) Of(namespace string, shared *ruleset.Store) *ruleset.Store {
 	}
 }
 
-// WaitForDecision waits until it is known what sidecars get, which takes 5 s at
-// most after Start; false when ctx ended before.
+// WaitForDecision waits until it is known what sidecars get: a moment after
+// Start, or 15 s at most when the store does not answer. False when ctx ended
+// before.
 func (u *Users) WaitForDecision(ctx context.Context) bool {
 	if u == nil || u.options.Mode == Never {
 		return true

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/url"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -513,6 +514,83 @@ func TestAStoreThatLetsNoUsersBeMade(t *testing.T) {
 			}
 		})
 	}
+}
+
+// What docs/security.md says that the URL's user needs is enough.
+func TestRightsThatTheOperatorNeeds(t *testing.T) {
+	t.Parallel()
+	page, err := os.ReadFile("../../docs/security.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var needs []string
+	for line := range strings.Lines(string(page)) {
+		if strings.HasPrefix(line, "| the URL's user needs |") {
+			for _, quoted := range strings.Split(strings.ReplaceAll(line, `\|`, "|"), "`")[1:] {
+				if strings.HasPrefix(quoted, "+") {
+					needs = append(needs, strings.Fields(quoted)...)
+				}
+			}
+		}
+	}
+	if want := []string{"+acl|setuser", "+acl|deluser", "+acl|users", "+info", "+cluster|slots", "+select"}; !slices.Equal(needs, want) {
+		t.Fatalf("docs/security.md lists %q, want %q", needs, want)
+	}
+	alone, cluster := redistest.Start(t, "--maxmemory-policy", "allkeys-lru"), redistest.StartCluster(t)
+	for _, test := range []struct {
+		url     string
+		rights  []string
+		servers []*redistest.Server
+	}{
+		{alone.URL(), needs[:4], []*redistest.Server{alone}},
+		{alone.URL() + "/3", slices.Concat(needs[:4], needs[5:]), []*redistest.Server{alone}},
+		{cluster.URL(), needs[:5], cluster.Servers},
+	} {
+		for _, server := range test.servers {
+			command := []any{"ACL", "SETUSER", "operator", "reset", "on", ">secret"}
+			if err := server.Client().Do(t.Context(), append(command, words(test.rights)...)...).Err(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		at := strings.Replace(test.url, "://", "://operator:secret@", 1)
+		r := newReplica(t, &apiServer{}, at, Options{}, "shop").start(t)
+		eventually(t, "a user", func() bool { return r.of("shop") != "" })
+		if err := mustTake(t, r.of("shop"), "shop"); err != nil {
+			t.Errorf("%s: %v", test.rights, err)
+		}
+		for _, server := range test.servers {
+			if refused, err := server.Client().Do(t.Context(), "ACL", "LOG").Slice(); err != nil || len(refused) > 0 {
+				t.Errorf("%s: refused: %v, error %v", test.rights, refused, err)
+			}
+		}
+	}
+}
+
+// A thousand namespaces are a second's work when Redis has forgotten all users,
+// and little in every round after that.
+func TestAThousandNamespaces(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t, "--requirepass", "secret")
+	names := make([]string, 1000)
+	for i := range names {
+		names[i] = "ns-" + strconv.Itoa(i)
+	}
+	r := newReplica(t, &apiServer{}, server.URL(), Options{}, names...)
+	start := time.Now()
+	r.round(t.Context())
+	first := time.Since(start)
+	for _, name := range names {
+		if r.of(name) == "" {
+			t.Fatalf("%s has no user after a round", name)
+		}
+	}
+	if n := len(usersOf(t, server)); n != 2000 {
+		t.Errorf("Redis has %d users, want 2 of each namespace", n)
+	}
+	start = time.Now()
+	r.round(t.Context())
+	t.Logf("the first round took %v, the next %v", first, time.Since(start))
+	r.rounds.close()
 }
 
 // Rights that are taken away, or given, are noticed.

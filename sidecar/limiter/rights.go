@@ -20,7 +20,7 @@ var commands = []string{
 // decides on the quotas of one namespace and does nothing else. The namespace is
 // a DNS label, so that nothing in it is a pattern.
 func Rights(namespace string, store ruleset.Store) ([]string, error) {
-	options, err := clientOptions(store)
+	options, _, err := addressOptions(store.URL)
 	if err != nil {
 		return nil, err
 	}
