@@ -54,13 +54,16 @@ func (u *Users) round(ctx context.Context) {
 		return
 	}
 	err := u.follow(*named)
-	if err == nil {
+	switch {
+	case u.options.Mode == Never:
+		record(inForce{access: shared})
+	case err != nil: // sidecars cannot use it either, and say so in their policies' status
+		u.refuse(*named, err)
+	default:
+		err = u.provide(ctx)
+	}
+	if u.rounds.target != nil {
 		u.warnOfEvictions(ctx)
-		if u.options.Mode == Never {
-			record(inForce{access: shared})
-		} else {
-			err = u.provide(ctx)
-		}
 	}
 	u.complain(err)
 }
@@ -105,7 +108,7 @@ func (u *Users) provide(ctx context.Context) error {
 	r := &u.rounds
 	if !hasPassword(r.target.store.URL) {
 		// Whoever reaches this Redis needs no credential: users would keep nobody out.
-		u.refuse(errors.New("the store's URL has no password: every pod that reaches this Redis may do everything there, " +
+		u.refuse(r.target.store, errors.New("the store's URL has no password: every pod that reaches this Redis may do everything there, "+
 			"and users would keep nobody out. Give its Redis a password, and the URL with it"))
 		return nil
 	}
@@ -140,12 +143,13 @@ func (u *Users) provide(ctx context.Context) error {
 // refused hands out what the mode says for a store that lets no users be made.
 func (u *Users) refused(ctx context.Context, reason error) error {
 	u.rounds.refusedAt = u.options.Now()
-	u.refuse(reason)
+	u.refuse(u.rounds.target.store, reason)
 	return u.remember(ctx, "")
 }
 
-func (u *Users) refuse(reason error) {
-	next := inForce{store: u.rounds.target.store, access: shared}
+// refuse hands out what the mode says for a store without users of namespaces.
+func (u *Users) refuse(store ruleset.Store, reason error) {
+	next := inForce{store: store, access: shared}
 	consequence := "every sidecar gets the user of the store's URL, which reaches the counts of all namespaces"
 	if u.options.Mode == Always {
 		next.access, consequence = none, "sidecars get no store, as --store-users=always says"
@@ -183,7 +187,7 @@ func (u *Users) despair() {
 		}
 		u.hand(inForce{store: r.target.store, access: namespaced, users: users})
 	} else if !decided {
-		u.refuse(errors.New("the store does not answer the operator, or the operator's key cannot be read; it is tried again"))
+		u.refuse(r.target.store, errors.New("the store does not answer the operator, or the operator's key cannot be read; it is tried again"))
 	}
 }
 
@@ -251,7 +255,7 @@ func (u *Users) settle(ctx context.Context) error {
 	if errors.Is(err, errRefused) {
 		return err
 	}
-	if err == nil {
+	if found.answered > 0 { // who did not is asked which it has when it does
 		for name := range wanted {
 			r.fresh[name] = true
 		}

@@ -101,6 +101,9 @@ func (v vault) remember(ctx context.Context, granted string) error {
 	if err := v.client.Get(ctx, client.ObjectKey{Namespace: v.namespace, Name: SecretName}, found); err != nil {
 		return err
 	}
+	if string(found.Data[keyGranted]) == granted {
+		return nil // by another replica
+	}
 	if found.Data == nil {
 		found.Data = map[string][]byte{}
 	}
