@@ -39,6 +39,7 @@ import (
 	"github.com/weir-dev/weir/controllers/injection"
 	"github.com/weir-dev/weir/controllers/link"
 	"github.com/weir-dev/weir/controllers/manifests"
+	"github.com/weir-dev/weir/controllers/store"
 	"github.com/weir-dev/weir/sidecar/ruleset"
 )
 
@@ -71,6 +72,8 @@ type options struct {
 	certificateSecret             string
 	authorityLife, leafLife       time.Duration
 	settings                      link.Settings
+	storeUsers                    string
+	storeUserRotation             time.Duration
 }
 
 func parse() (options, zap.Options) {
@@ -90,6 +93,8 @@ func parse() (options, zap.Options) {
 	flag.StringVar(&o.settings.StoreCAFile, "store-ca-file", "", "file with PEM certificates to verify a rediss:// server with, beside the system's")
 	flag.BoolVar(&o.settings.StoreInsecureSkipVerify, "store-insecure-skip-verify", false, "do not verify a rediss:// server's certificate")
 	flag.DurationVar(&o.settings.StoreTimeout, "store-timeout", 100*time.Millisecond, "longest time that a sidecar waits for Redis to decide on a request")
+	flag.StringVar(&o.storeUsers, "store-users", string(store.Auto), "users in Redis for each namespace, so that a sidecar's credential reaches no other namespace: auto, where the URL's user may make them; always, sidecars have no Redis otherwise; never, all have the URL's user")
+	flag.DurationVar(&o.storeUserRotation, "store-user-rotation", 24*time.Hour, "how long the sidecars of a namespace have the same user in Redis, in whole seconds; it is removed after twice as long")
 	flag.StringVar(&o.workerImage, "worker-image", "weir-worker:"+version, "image that enqueues PeriodicTasks and runs them")
 	flag.StringVar(&o.workerImagePullPolicy, "worker-image-pull-policy", "", "its pull policy: Always, IfNotPresent or Never; empty for Kubernetes' default")
 	flag.StringVar(&o.brokerFiles.URL, "broker-url-file", "", "file with the URL of the Redis that holds the queues of PeriodicTasks; while it is absent, the store's holds them if its URL has no password")
@@ -120,6 +125,12 @@ func (o *options) check() error {
 	}
 	if o.certificateSecret == certs.DefaultSecretName {
 		return fmt.Errorf("--certificate-secret is %s, which is the operator's own: name another", o.certificateSecret)
+	}
+	if _, err := store.ParseMode(o.storeUsers); err != nil {
+		return fmt.Errorf("--store-users is %w", err)
+	}
+	if o.storeUserRotation < store.MinRotation || o.storeUserRotation > store.MaxRotation || o.storeUserRotation%time.Second != 0 {
+		return fmt.Errorf("--store-user-rotation is %v: want %v to %v, in whole seconds", o.storeUserRotation, store.MinRotation, store.MaxRotation)
 	}
 	if o.leafLife < time.Minute || o.authorityLife < 2*o.leafLife {
 		return fmt.Errorf("--leaf-life is %v and --authority-life %v: want at least 1m, and at least twice as long", o.leafLife, o.authorityLife)
@@ -218,6 +229,12 @@ func wire(ctx context.Context, mgr ctrl.Manager, direct client.Client, keeper *c
 	})
 	rulesets := link.NewRulesets(mgr.GetCache(), authorities)
 	acknowledgements := link.NewAcknowledgements()
+	users := store.New(store.Options{
+		Client: direct, Namespace: o.namespace, Mode: store.Mode(o.storeUsers), Rotation: o.storeUserRotation,
+		Shared:     func() *ruleset.Store { return rulesets.Settings().Store },
+		Namespaces: rulesets.Namespaces, Elected: mgr.Elected(), Logger: ctrl.Log.WithName("store"),
+	})
+	rulesets.UseUsers(users)
 
 	settings := o.settings
 	settings.CABundle, settings.Rulesets, settings.Logger = keeper.CABundle, rulesets, ctrl.Log.WithName("settings")
@@ -245,7 +262,7 @@ func wire(ctx context.Context, mgr ctrl.Manager, direct client.Client, keeper *c
 		Acknowledgements: acknowledgements,
 		Logger:           ctrl.Log.WithName("peers"),
 	}
-	for _, runnable := range []manager.Runnable{keeper, authorities, &settings, server, peers} {
+	for _, runnable := range []manager.Runnable{keeper, authorities, &settings, users, server, peers} {
 		if err := mgr.Add(runnable); err != nil {
 			return err
 		}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -113,6 +114,30 @@ func TestPodIsHeldToItsLimits(t *testing.T) {
 	p.expect("and no more", p.counts(2, app, out4, "api.spotify.com", "bob"), map[int]int{429: 2})
 	if strings.Contains(p.logs.String(), "the-token") || strings.Contains(p.logs.String(), "redis://") {
 		t.Error("the log holds a secret")
+	}
+}
+
+// Who is not in the pod reaches neither the local API nor the forward proxy that
+// a pod without capture has.
+func TestLocalPortsAreLocal(t *testing.T) {
+	t.Parallel()
+	p := newPod(t)
+	proxied := bootstrap(p.rules(3))
+	proxied.Explicit = &ruleset.Explicit{}
+	p.start(proxied)
+	for _, port := range []int{ruleset.LocalPort, ruleset.OutboundPort} {
+		for host, reaches := range map[*netns.Host]bool{p.Host: true, p.peer: false} {
+			for _, address := range []string{"127.0.0.1", netns.Pod4, "[" + netns.Pod6 + "]"} {
+				want := reaches && address == "127.0.0.1"
+				conn, err := host.Dial(t.Context(), net.Dialer{Timeout: deadline}, 0, fmt.Sprintf("%s:%d", address, port))
+				if err == nil {
+					_ = conn.Close()
+				}
+				if (err == nil) != want {
+					t.Errorf("from the pod %v, %s:%d: error %v, want it reached: %v", reaches, address, port, err, want)
+				}
+			}
+		}
 	}
 }
 

@@ -10,16 +10,22 @@ import (
 	"github.com/weir-dev/weir/api/v1alpha1"
 )
 
-// Complete tells the containers that another webhook added after the sidecar
-// what the pod's first ones were told: they too would call through a proxy, or
-// meet a certificate, that they know nothing of. It returns the pod itself when
-// nothing is missing.
+// Complete is for a pod that changed after it got its sidecar. It tells the
+// containers that another webhook added what the pod's first ones were told: they
+// too would call through a proxy, or meet a certificate, that they know nothing
+// of. And it takes out of our containers what was mounted into all: the API
+// server's own plugin for service accounts runs again when a webhook has changed
+// a pod, and mounts the token of the API into every container that came since. It
+// returns the pod itself when there is nothing to do.
 func Complete(pod *corev1.Pod) (*corev1.Pod, []Notice) {
 	var status Status
 	if json.Unmarshal([]byte(pod.Annotations[AnnotationStatus]), &status) != nil {
 		return pod, nil // not by us: no annotation of ours, nothing to go on
 	}
 	completed := pod.DeepCopy()
+	for i := range completed.Spec.InitContainers {
+		keepOurMounts(&completed.Spec.InitContainers[i])
+	}
 	e := environment{trust: status.Trust && hasVolume(&pod.Spec, trustVolume), proxied: status.Capture == v1alpha1.CaptureProxy}
 	gaps := e.tell(behindSidecar(&completed.Spec), completed.Spec.Volumes)
 	if reflect.DeepEqual(pod.Spec, completed.Spec) {
@@ -28,6 +34,19 @@ func Complete(pod *corev1.Pod) (*corev1.Pod, []Notice) {
 	status.Kept = keptOf(gaps)
 	annotate(completed, status)
 	return completed, noticesOf(gaps)
+}
+
+// keepOurMounts leaves a container of ours what we gave it.
+func keepOurMounts(container *corev1.Container) {
+	if container.Name != v1alpha1.CaptureContainer && container.Name != v1alpha1.SidecarContainer {
+		return
+	}
+	container.VolumeMounts = slices.DeleteFunc(container.VolumeMounts, func(m corev1.VolumeMount) bool {
+		return container.Name == v1alpha1.CaptureContainer || !slices.Contains(ourVolumes, m.Name)
+	})
+	if len(container.VolumeMounts) == 0 {
+		container.VolumeMounts = nil
+	}
 }
 
 func hasVolume(spec *corev1.PodSpec, name string) bool {

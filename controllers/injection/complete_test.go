@@ -5,6 +5,8 @@ import (
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"github.com/weir-dev/weir/api/v1alpha1"
 )
 
 // TestComplete plays a webhook that adds containers after ours: the API server
@@ -51,6 +53,41 @@ func TestComplete(t *testing.T) {
 	}
 	if last, notices := Complete(completed); last != completed || len(notices) != 0 {
 		t.Errorf("want nothing left to complete, got %v and\n%s", notices, asYAML(t, last))
+	}
+}
+
+// TestOurContainersGetNoTokenOfTheAPI plays the API server's own plugin for
+// service accounts, which runs again after we changed the pod and mounts its
+// token into every container that has none.
+func TestOurContainersGetNoTokenOfTheAPI(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{"minimal", "intercepted", "proxied"} {
+		once, _, err := Inject(goldenInputs(t)[name], testConfig, interceptingRuleset())
+		if err != nil {
+			t.Fatal(err)
+		}
+		again := once.DeepCopy()
+		token := corev1.VolumeMount{Name: "kube-api-access-x", MountPath: "/var/run/secrets/kubernetes.io/serviceaccount", ReadOnly: true}
+		for _, container := range allContainers(&again.Spec) {
+			container.VolumeMounts = append(container.VolumeMounts, token)
+		}
+		want := again.DeepCopy()
+		for i, container := range once.Spec.InitContainers {
+			if container.Name == v1alpha1.CaptureContainer || container.Name == v1alpha1.SidecarContainer {
+				want.Spec.InitContainers[i] = container
+			}
+		}
+		completed, _ := Complete(again)
+		if want, got := asYAML(t, want), asYAML(t, completed); want != got {
+			t.Errorf("%s: want the token taken out of our containers only:\n%s\ngot\n%s", name, want, got)
+		}
+		patched := &corev1.Pod{}
+		if err := json.Unmarshal(applyPatch(t, asJSON(t, again), again, completed), patched); err != nil {
+			t.Fatal(err)
+		}
+		if want, got := asYAML(t, completed), asYAML(t, patched); want != got {
+			t.Errorf("%s: the patched pod is not the completed one: want\n%s\ngot\n%s", name, want, got)
+		}
 	}
 }
 

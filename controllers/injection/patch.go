@@ -2,6 +2,7 @@ package injection
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	jsonpatch "gomodules.xyz/jsonpatch/v2"
@@ -39,7 +40,7 @@ func Patch(pod, injected *corev1.Pod) []jsonpatch.Operation {
 			path := fmt.Sprintf("%s/%d", list.path, i)
 			patch = append(patch, probesPatch(path, &list.before[i], &list.after[i])...)
 			patch = append(patch, variablesPatch(path, list.before[i].Env, list.after[i].Env)...)
-			patch = append(patch, appended(path+"/volumeMounts", list.before[i].VolumeMounts, list.after[i].VolumeMounts)...)
+			patch = append(patch, mountsPatch(path+"/volumeMounts", list.before[i].VolumeMounts, list.after[i].VolumeMounts)...)
 		}
 	}
 
@@ -65,6 +66,24 @@ func appended[T any](path string, before, after []T) []jsonpatch.Operation {
 		patch = append(patch, jsonpatch.NewOperation("add", path+"/-", item))
 	}
 	return patch
+}
+
+// mountsPatch takes out the mounts that are gone, the last first, and adds those
+// that are new.
+func mountsPatch(path string, before, after []corev1.VolumeMount) []jsonpatch.Operation {
+	var patch []jsonpatch.Operation
+	kept := slices.Clone(before)
+	for i := len(before) - 1; i >= 0; i-- {
+		stays := func(m corev1.VolumeMount) bool { return m.MountPath == before[i].MountPath && m.Name == before[i].Name }
+		if !slices.ContainsFunc(after, stays) {
+			patch = append(patch, jsonpatch.NewOperation("remove", fmt.Sprintf("%s/%d", path, i), nil))
+			kept = slices.Delete(kept, i, i+1)
+		}
+	}
+	if len(kept) == 0 && len(before) > 0 && len(after) == 0 {
+		return []jsonpatch.Operation{jsonpatch.NewOperation("remove", path, nil)}
+	}
+	return append(patch, appended(path, kept, after)...)
 }
 
 // variablesPatch adds variables and writes the values that were joined.

@@ -52,7 +52,7 @@ func refuse(pod *corev1.Pod, p *plan) error {
 		}
 	}
 	for _, volume := range pod.Spec.Volumes {
-		if slices.Contains([]string{tokenVolume, stateVolume, trustVolume}, volume.Name) {
+		if slices.Contains(ourVolumes, volume.Name) {
 			return refusef("volume %q has a name that Weir's sidecar needs: rename it, or label the pod %s=%q",
 				volume.Name, v1alpha1.LabelInject, v1alpha1.InjectOptOut)
 		}

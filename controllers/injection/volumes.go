@@ -28,6 +28,9 @@ const (
 	trustBytes = 24 << 20
 )
 
+// ourVolumes are the names that the pod's own volumes must not have.
+var ourVolumes = []string{tokenVolume, stateVolume, trustVolume}
+
 // volumes are the sidecar's: the token it proves itself with, which needs no
 // automountServiceAccountToken, the memory where it keeps its last Ruleset, and
 // the trust bundle that it writes for the others.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"reflect"
+	"slices"
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
@@ -17,6 +18,7 @@ import (
 	"github.com/weir-dev/weir/api/v1alpha1"
 	"github.com/weir-dev/weir/controllers/certs"
 	"github.com/weir-dev/weir/controllers/programming"
+	"github.com/weir-dev/weir/controllers/store"
 )
 
 // +kubebuilder:rbac:groups=weir.dev,resources=ratelimitpolicies,verbs=list;watch
@@ -27,6 +29,7 @@ import (
 type Rulesets struct {
 	reader      client.Reader
 	authorities *certs.Authorities
+	users       *store.Users // nil: sidecars have the store as the settings name it
 	bells       bells
 
 	mu       sync.Mutex
@@ -55,6 +58,40 @@ func NewRulesets(reader client.Reader, authorities *certs.Authorities) *Rulesets
 	r := &Rulesets{reader: reader, authorities: authorities, programs: map[string]*program{}}
 	authorities.OnChange(r.touch)
 	return r
+}
+
+// UseUsers has the sidecars of a namespace reach the store with what users say.
+// It is called before anything else.
+func (r *Rulesets) UseUsers(users *store.Users) {
+	r.users = users
+	users.OnChange(func(namespace string) {
+		if namespace == "" {
+			r.touchAll()
+		} else {
+			r.touch(namespace)
+		}
+	})
+}
+
+// Namespaces that the cache knows to have policies, or pods with a sidecar.
+func (r *Rulesets) Namespaces(ctx context.Context) ([]string, error) {
+	policies, pods := &v1alpha1.RateLimitPolicyList{}, &corev1.PodList{}
+	if err := r.reader.List(ctx, policies, client.UnsafeDisableDeepCopy); err != nil {
+		return nil, fmt.Errorf("listing RateLimitPolicies: %w", err)
+	}
+	if err := r.reader.List(ctx, pods, client.UnsafeDisableDeepCopy); err != nil {
+		return nil, fmt.Errorf("listing pods: %w", err)
+	}
+	namespaces := map[string]bool{}
+	for i := range policies.Items {
+		namespaces[policies.Items[i].Namespace] = true
+	}
+	for i := range pods.Items {
+		if HasSidecar(&pods.Items[i]) {
+			namespaces[pods.Items[i].Namespace] = true
+		}
+	}
+	return slices.Collect(maps.Keys(namespaces)), nil
 }
 
 // Configure replaces the operator's settings; every sidecar learns of a change
@@ -98,6 +135,7 @@ func (r *Rulesets) of(ctx context.Context, pod *corev1.Pod) (*answer, error) {
 			return nil, fmt.Errorf("listing the RateLimitPolicies of namespace %s: %w", pod.Namespace, err)
 		}
 		settings.Authorities = r.authorities.Bundle(pod.Namespace)
+		settings.Store = r.users.Of(pod.Namespace, settings.Store)
 		p.compiled = programming.Prepare(pod.Namespace, policies.Items, settings)
 	}
 	selection := p.compiled.Select(pod.Labels)
@@ -123,6 +161,14 @@ func (r *Rulesets) touch(namespace string) {
 	delete(r.programs, namespace)
 	r.mu.Unlock()
 	r.bells.ring(namespace)
+}
+
+// touchAll forgets everything that was computed and wakes every pod.
+func (r *Rulesets) touchAll() {
+	r.mu.Lock()
+	r.programs = map[string]*program{}
+	r.mu.Unlock()
+	r.bells.ringAll()
 }
 
 // listen for what may change a pod's Ruleset.

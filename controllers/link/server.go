@@ -108,14 +108,15 @@ func (s *Server) Start(ctx context.Context) error {
 }
 
 // Serve answers on a listener, which it closes, until ctx ends. Before the
-// cache has synced and the authorities are known it accepts nothing: a sidecar
+// cache has synced and authorities and credentials are known it accepts nothing: a sidecar
 // must never be told that it has none only because they were not read yet.
 func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 	defer func() { _ = listener.Close() }()
 	if err := s.options.Rulesets.watch(ctx, s.options.Cache, s.options.Acknowledgements.Forget); err != nil {
 		return err
 	}
-	if !s.options.Cache.WaitForCacheSync(ctx) || !s.options.Rulesets.authorities.WaitForSync(ctx) {
+	if !s.options.Cache.WaitForCacheSync(ctx) || !s.options.Rulesets.authorities.WaitForSync(ctx) ||
+		!s.options.Rulesets.users.WaitForDecision(ctx) {
 		return nil // ctx ended
 	}
 	go s.sweep(ctx)

@@ -2,7 +2,6 @@ package limiter
 
 import (
 	"context"
-	"errors"
 	"sync"
 	"time"
 
@@ -13,16 +12,13 @@ import (
 
 // backend is the client of one store.
 type backend struct {
-	store   ruleset.Store
-	client  redis.UniversalClient
-	cluster bool
+	*Connection
 	// batch sends the takes; nil on Redis Cluster, where each goes by itself to
 	// the node that has its keys.
 	batch *batcher
 	clock func() int64 // see batcher
 	// memory of what the store has answered.
 	memory *memory
-	redact func(string) string
 	// calls under way; the client is closed after the last.
 	calls sync.WaitGroup
 	// stop ends the health checks, which ctx bounds.
@@ -31,11 +27,11 @@ type backend struct {
 }
 
 func newBackend(store ruleset.Store, clock func() int64) (*backend, error) {
-	options, err := clientOptions(store)
+	connection, err := Connect(store)
 	if err != nil {
 		return nil, err
 	}
-	b := &backend{store: store, client: newClient(options), cluster: options.IsClusterMode, redact: redactor(store, options), memory: newMemory(), clock: clock}
+	b := &backend{Connection: connection, memory: newMemory(), clock: clock}
 	if !b.cluster {
 		b.batch = b.alone()
 	}
@@ -51,7 +47,7 @@ func (b *backend) close() {
 	b.stop()
 	b.calls.Wait()
 	b.settle(b.memory.sweep(true))
-	_ = b.client.Close()
+	b.Close()
 }
 
 // sweepMemory settles leases that have ended, until the backend does.
@@ -90,18 +86,7 @@ func (b *backend) ping(ctx context.Context) error {
 	defer cancel()
 	err := b.each(ctx, func(ctx context.Context, node *redis.Client) error { return node.Ping(ctx).Err() })
 	if err != nil {
-		return b.explain(err)
+		return b.Explain(err)
 	}
 	return nil
-}
-
-// each calls f for the server, or at the same time for each master of a cluster.
-func (b *backend) each(ctx context.Context, f func(context.Context, *redis.Client) error) error {
-	switch client := b.client.(type) {
-	case *redis.Client:
-		return f(ctx, client)
-	case *redis.ClusterClient:
-		return client.ForEachMaster(ctx, f)
-	}
-	return errors.New("a client of an unknown kind")
 }

@@ -94,17 +94,14 @@
 //
 // # What Redis must allow
 //
-// An ACL user needs the keys ratelimit:* and the commands eval, evalsha, ping,
-// time, type, get, set, setrange, del, zadd, zcard, zcount, zrange, zrem,
-// zremrangebyscore, zscore, hget, hset, hdel, hlen and pexpire; on Redis Cluster
-// also cluster|slots. With config|get the eviction policy is
-// checked. The tests run on Redis 7.0.
+// Rights has the rules of an ACL user for one namespace: its keys, and what the
+// Limiter and its script call. The tests run on Redis 7.0.
 //
 // # What breaks them
 //
 //   - Redis losing acknowledged writes: a failover to a replica that had not
 //     received them, a restart without persistence, a flush, an eviction
-//     (maxmemory-policy other than noeviction, which is warned of). As many
+//     (maxmemory-policy other than noeviction, which the operator warns of). As many
 //     units are admitted again as entries were lost, and no more (and what
 //     leases held, which goes on being used); the window heals as it slides.
 //   - Redis not answering. Take returns ErrStore, and it is the policy's

@@ -22,17 +22,17 @@ var errNoStore = fmt.Errorf("%w: no store is known yet", ErrStore)
 // maxReplyBytes of a server's error that is passed on.
 const maxReplyBytes = 200
 
-// explain says why the store did not decide, without the words of the store's
+// Explain says why the store did not decide, without the words of the store's
 // URL. It does not wrap the client's error: that holds addresses, and whoever
 // logs it should not have to know.
-func (b *backend) explain(err error) error {
+func (c *Connection) Explain(err error) error {
 	if errors.Is(err, context.Canceled) {
 		return fmt.Errorf("asking the store: %w", context.Canceled)
 	}
-	return fmt.Errorf("%w: %s", ErrStore, b.reason(err))
+	return fmt.Errorf("%w: %s", ErrStore, c.reason(err))
 }
 
-func (b *backend) reason(err error) string {
+func (c *Connection) reason(err error) string {
 	var (
 		lookup    *net.DNSError
 		timeout   net.Error
@@ -46,7 +46,7 @@ func (b *backend) reason(err error) string {
 	case errors.As(err, &lookup):
 		return "its host name cannot be resolved; check the host in the store's url"
 	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
-		return fmt.Sprintf("no answer within its timeout of %v", b.store.Timeout())
+		return fmt.Sprintf("no answer within its timeout of %v", c.store.Timeout())
 	case errors.As(err, &authority):
 		return "nobody trusted signed its certificate; put its authority into the store's caBundle"
 	case errors.As(err, &name):
@@ -61,10 +61,10 @@ func (b *backend) reason(err error) string {
 		// What it says to a call of more than ten words.
 		return "it answered: NOAUTH: it asks for a password; put it into the store's url"
 	case errors.As(err, &reply):
-		text := b.redact(reply.Error())
+		text := c.redact(reply.Error())
 		return "it answered: " + text[:min(len(text), maxReplyBytes)]
 	}
-	return b.redact(err.Error())
+	return c.redact(err.Error())
 }
 
 // redactor removes from a text what a store's URL holds: servers have been seen

@@ -1,11 +1,7 @@
 package limiter
 
 import (
-	"context"
-	"sync"
 	"time"
-
-	"github.com/redis/go-redis/v9"
 )
 
 // health is what the last check of a backend found.
@@ -14,7 +10,6 @@ type health struct {
 	backend *backend
 	checked bool
 	up      bool
-	warned  bool // of evictions
 }
 
 // watch checks a backend's health now and at every interval, until its close.
@@ -45,11 +40,9 @@ func (h *health) check() {
 	switch {
 	case !up:
 		h.limiter.log.Warn("Redis does not answer: policies do as their onStoreFailure says.", "error", err)
-		return
 	case !first:
 		h.limiter.log.Info("Redis answers again.")
 	}
-	h.warnOfEviction()
 }
 
 // publish sets the gauge, unless the store is no longer the one in use.
@@ -65,31 +58,4 @@ func (h *health) publish(up bool) (inUse bool) {
 	}
 	h.limiter.metrics.up.Set(value)
 	return true
-}
-
-// warnOfEviction says once that the store forgets what it must remember. A
-// server that does not tell its settings, as many managed ones, is believed.
-func (h *health) warnOfEviction() {
-	if h.warned {
-		return
-	}
-	ctx, cancel := context.WithTimeout(h.backend.ctx, h.backend.store.Timeout())
-	defer cancel()
-	var mu sync.Mutex
-	var policy string
-	_ = h.backend.each(ctx, func(ctx context.Context, node *redis.Client) error {
-		answer, err := node.ConfigGet(ctx, "maxmemory-policy").Result()
-		if found := answer["maxmemory-policy"]; err == nil && found != "" && found != "noeviction" {
-			mu.Lock()
-			defer mu.Unlock()
-			policy = found
-		}
-		return nil
-	})
-	if policy != "" {
-		h.warned = true
-		h.limiter.log.Warn("Redis evicts keys when its memory is full, and with them counts of admitted requests: "+
-			"limits are then exceeded. Give Weir a Redis of its own with maxmemory-policy noeviction.",
-			"maxmemory-policy", policy)
-	}
 }

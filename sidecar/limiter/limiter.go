@@ -80,6 +80,8 @@ type Limiter struct {
 	// sweepInterval is how often leases that have ended are given back.
 	sweepInterval time.Duration
 
+	// using lets one Use after the other choose.
+	using   sync.Mutex
 	mu      sync.RWMutex
 	backend *backend       // nil: no store
 	closing sync.WaitGroup // backends that are not closed yet
@@ -97,20 +99,24 @@ func New(opts Options) *Limiter {
 	return &Limiter{log: log, metrics: newMetrics(opts.Registerer), healthInterval: 5 * time.Second, sweepInterval: time.Second}
 }
 
-// Use decides from now on in another store, without waiting for it to answer;
-// nil: in none. Calls under way end in the old one, whose connections are
-// closed after the last of them. An equal store changes nothing. A store that
-// cannot be used is an error that says which field is wrong, and the old one
-// stays.
+// Use decides from now on in another store; nil: in none. It does not wait for
+// the first store to answer. When the store in use is replaced, the new one has
+// its timeout to answer before, so that no call pays for its first connection.
+// Calls under way end in the old one, whose connections are closed after the
+// last of them. An equal store changes nothing. A store that cannot be used is
+// an error that says which field is wrong, and the old one stays.
 func (l *Limiter) Use(store *ruleset.Store) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
+	l.using.Lock()
+	defer l.using.Unlock()
+	old := l.inUse()
 	if store == nil {
+		l.mu.Lock()
+		defer l.mu.Unlock()
 		l.swap(nil)
 		l.metrics.up.Set(0)
 		return nil
 	}
-	if l.backend != nil && l.backend.store == *store {
+	if old != nil && old.store == *store {
 		return nil
 	}
 	b, err := newBackend(*store, l.micros)
@@ -124,10 +130,21 @@ func (l *Limiter) Use(store *ruleset.Store) error {
 	if l.nanos != nil {
 		b.memory.now = l.nanos
 	}
+	if old != nil {
+		_ = b.ping(b.ctx) // one that does not answer is used all the same: it is what the operator says
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	l.swap(b)
 	l.watch(b)
 	b.calls.Go(func() { b.sweepMemory(l.sweepInterval) })
 	return nil
+}
+
+func (l *Limiter) inUse() *backend {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return l.backend
 }
 
 // micros is the time that the script is told; 0: none.
@@ -151,6 +168,8 @@ func (l *Limiter) swap(b *backend) {
 // Close ends the use of the store and returns when every call has ended and
 // every connection is closed. Take returns ErrStore afterwards.
 func (l *Limiter) Close() {
+	l.using.Lock()
+	defer l.using.Unlock()
 	l.mu.Lock()
 	l.swap(nil)
 	l.metrics.up.Set(0)
@@ -237,7 +256,7 @@ func (l *Limiter) decide(ctx context.Context, b *backend, takes []Take, quotas [
 	defer cancel()
 	decision, err := verb(newCall(ctx, b, takes, quotas))
 	if err != nil {
-		return Decision{}, b.explain(err)
+		return Decision{}, b.Explain(err)
 	}
 	return decision, nil
 }

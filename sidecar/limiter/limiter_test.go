@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/weir-dev/weir/sidecar/ruleset"
 	"github.com/weir-dev/weir/test/redistest"
@@ -172,45 +171,6 @@ func TestFailedScriptsWriteNothing(t *testing.T) {
 	}
 }
 
-// A user with the rights that the package comment lists is enough.
-func TestLeastPrivilege(t *testing.T) {
-	t.Parallel()
-	const single = "+eval +evalsha +ping +time +type +get +set +setrange +del +zadd +zcard +zcount +zrange +zrem +zremrangebyscore +zscore +hget +hset +hdel +hlen +pexpire"
-	server, cluster := redistest.Start(t), redistest.StartCluster(t)
-	for _, test := range []struct {
-		url, rights string
-		servers     []*redistest.Server
-	}{
-		{server.URL(), single, []*redistest.Server{server}},
-		{cluster.URL(), single + " +cluster|slots", cluster.Servers},
-	} {
-		user := []any{"ACL", "SETUSER", "weir", "on", ">pass", "~ratelimit:*"}
-		for right := range strings.FieldsSeq(test.rights) {
-			user = append(user, right)
-		}
-		for _, server := range test.servers {
-			if err := server.Client().Do(t.Context(), user...).Err(); err != nil {
-				t.Fatal(err)
-			}
-		}
-		l, log := newLimiterOf(t, ruleset.Store{
-			URL: strings.Replace(test.url, "://", "://weir:pass@", 1), TimeoutMillis: patience.Milliseconds(),
-		})
-		eventually(t, "the store is up", func() bool { return testutil.ToFloat64(l.metrics.up) == 1 })
-		mustTake(t, l, perMinute("c", 3000))
-		mustTake(t, l, perMinute("c", 3000))
-		for i, want := range []bool{true, true, false} {
-			if decision := mustTake(t, l, perMinute("a", 2), perMinute("b", 3)); decision.Admitted != want {
-				t.Errorf("take %d: admitted %v, want %v", i, decision.Admitted, want)
-			}
-		}
-		l.Close()
-		if log.String() != "" {
-			t.Errorf("logged: %s", log)
-		}
-	}
-}
-
 // The largest cost passes: its members go to Redis in pieces.
 func TestLargestCost(t *testing.T) {
 	t.Parallel()
@@ -222,36 +182,6 @@ func TestLargestCost(t *testing.T) {
 	}
 	if decision := mustTake(t, l, take); decision.Admitted || decision.RetryAfter <= 0 {
 		t.Errorf("%+v, want refused for now", decision)
-	}
-}
-
-func TestWarnsOfEviction(t *testing.T) {
-	t.Parallel()
-	for policy, want := range map[string]int{"allkeys-lru": 1, "noeviction": 0} {
-		server := redistest.Start(t, "--maxmemory-policy", policy)
-		l, log := newLimiterOf(t, ruleset.Store{URL: server.URL(), TimeoutMillis: patience.Milliseconds()})
-		up := func() bool { return testutil.ToFloat64(l.metrics.up) == 1 }
-		eventually(t, "the store is up", up)
-		server.Kill()
-		eventually(t, "the store is down", func() bool { return log.count("does not answer") == 1 })
-		server.Restart()
-		eventually(t, "the store is up again", func() bool { return log.count("answers again") == 1 })
-		l.Close() // waits for the checks
-		if n := log.count("evicts keys"); n != want {
-			t.Errorf("%s: warned %d times, want %d; the log: %s", policy, n, want, log)
-		}
-	}
-}
-
-// A server that keeps its settings for itself is used in silence.
-func TestSilentWithoutConfig(t *testing.T) {
-	t.Parallel()
-	server := redistest.Start(t, "--rename-command", "CONFIG", "", "--maxmemory-policy", "allkeys-lru")
-	l, log := newLimiterOf(t, ruleset.Store{URL: server.URL(), TimeoutMillis: patience.Milliseconds()})
-	eventually(t, "the store is up", func() bool { return testutil.ToFloat64(l.metrics.up) == 1 })
-	l.Close()
-	if log.String() != "" {
-		t.Errorf("logged: %s", log)
 	}
 }
 

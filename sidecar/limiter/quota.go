@@ -21,6 +21,9 @@ const (
 	maxWindowMillis = 10 * 366 * 24 * 3600 * 1000
 )
 
+// keyPrefix of every key, before the namespace. The brace begins the tag.
+const keyPrefix = "ratelimit:{"
+
 // quota is one limit of one take, with the key of its log.
 type quota struct {
 	take  int
@@ -49,7 +52,7 @@ func quotasOf(takes []Take) ([]quota, error) {
 		for _, limit := range t.Limits {
 			quotas = append(quotas, quota{
 				take: i, limit: limit, cost: max(t.Cost, 1), tag: tag,
-				key: "ratelimit:{" + tag + "}:" + strconv.FormatInt(limit.WindowMillis, 10),
+				key: keyPrefix + tag + "}:" + strconv.FormatInt(limit.WindowMillis, 10),
 			})
 		}
 	}

@@ -37,6 +37,8 @@ var obeyed = map[string]struct {
 	"redis.existingSecret":               {to: "mine", with: []string{"redis.embedded.enabled=false"}, shows: "secret: {secretName: mine, optional: true}"},
 	"redis.insecureSkipVerify":           {to: "true", shows: "- --store-insecure-skip-verify"},
 	"redis.timeout":                      {to: "50ms", shows: "- --store-timeout=50ms"},
+	"redis.users":                        {to: "always", shows: "- --store-users=always"},
+	"redis.userRotation":                 {to: "1h", shows: "- --store-user-rotation=1h"},
 	"redis.embedded.enabled":             {to: "false", with: []string{"redis.url=redis://mine:6379"}, shows: "redis://mine:6379"},
 	"redis.embedded.image.repository":    {to: "own", shows: "image: own:8"},
 	"redis.embedded.image.tag":           {to: "v7", shows: "image: redis:v7"},

@@ -45,6 +45,7 @@ func TestBadValuesAreRefusedWithASentence(t *testing.T) {
 		"an issuer without a name": {[]string{trial, "certificates.certManager.enabled=true", "certificates.certManager.issuerRef.kind=Issuer"}, "certificates.certManager.issuerRef has no name: name the issuer, or"},
 		"an issuer of nobody":      {[]string{trial, "certificates.certManager.issuerRef.name=mine"}, "issuerRef is set, but certificates.certManager.enabled is not"},
 		"authorities that are no":  {[]string{"redis.url=rediss://a:6379", "redis.caBundle=x"}, "redis.caBundle holds no certificate"},
+		"users of another way":     {[]string{trial, "redis.users=maybe"}, "at '/redis/users'"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -85,6 +85,22 @@ var _ = Describe("An injected pod", func() {
 		Expect(twice.Annotations).To(Equal(want.Annotations))
 	})
 
+	It("has no token of the API in Weir's containers, and its own where it had it", func() {
+		pod := makePod("token").serving(8080).ready(newNamespace())
+		const api = "/var/run/secrets/kubernetes.io/serviceaccount"
+		mounts := func(container corev1.Container) (paths []string) {
+			for _, mount := range container.VolumeMounts {
+				paths = append(paths, mount.MountPath)
+			}
+			return paths
+		}
+		Expect(mounts(pod.Spec.Containers[0])).To(ContainElement(api))
+		Expect(pod.Spec.InitContainers).To(HaveLen(2))
+		for _, container := range pod.Spec.InitContainers {
+			Expect(mounts(container)).NotTo(ContainElement(api), container.Name)
+		}
+	})
+
 	It("that opts out starts untouched", func() {
 		namespace := newNamespace()
 		pod := makePod("plain").labelled(v1alpha1.LabelInject, v1alpha1.InjectOptOut).serving(8080).ready(namespace)

@@ -145,6 +145,24 @@ var _ = Describe("injection without capture and with interception", Ordered, fun
 		Expect(pod.Spec.Containers[1].VolumeMounts).To(HaveLen(1))
 	})
 
+	// The API server's plugin for service accounts runs before webhooks, and again
+	// after one has changed the pod: then it finds our containers.
+	It("leaves no token of the API in its own containers", func() {
+		namespace := namespaceUnder("privileged")
+		intercept(namespace)
+		for _, late := range []string{"", "true"} {
+			pod := podOf(newReplicaSet(namespace))
+			pod.Spec.AutomountServiceAccountToken = nil
+			pod.Annotations = map[string]string{"test.weir.dev/late": late}
+			Expect(k8sClient.Create(ctx, pod)).To(Succeed())
+			const api = "/var/run/secrets/kubernetes.io/serviceaccount"
+			Expect(mountPaths(pod.Spec.Containers[0])).To(ContainElement(api), "the application has what it had without us")
+			capture, sidecar := pod.Spec.InitContainers[0], pod.Spec.InitContainers[1]
+			Expect(mountPaths(capture)).To(BeEmpty())
+			Expect(mountPaths(sidecar)).To(ConsistOf("/var/run/secrets/weir.dev", ruleset.StateDir, ruleset.TrustDir))
+		}
+	})
+
 	It("refuses what an annotation cannot mean", func() {
 		owner := newReplicaSet(namespaceUnder("privileged"))
 		pod := podOf(owner)
@@ -181,6 +199,13 @@ func addLateContainer(_ context.Context, request admission.Request) admission.Re
 		return admission.Errored(http.StatusInternalServerError, err)
 	}
 	return admission.PatchResponseFromRaw(request.Object.Raw, changed)
+}
+
+func mountPaths(container corev1.Container) (paths []string) {
+	for _, mount := range container.VolumeMounts {
+		paths = append(paths, mount.MountPath)
+	}
+	return paths
 }
 
 func valuesOf(container corev1.Container) map[string]string {

@@ -135,7 +135,6 @@ var _ = Describe("injection", Ordered, func() {
 
 	It("is accepted where the pod restricts all its containers", func() {
 		pod := podOf(newReplicaSet(enabled()))
-		pod.Spec.AutomountServiceAccountToken = new(false)
 		pod.Spec.SecurityContext = &corev1.PodSecurityContext{RunAsNonRoot: new(true), RunAsUser: new(int64(1000)), FSGroup: new(int64(2000))}
 		Expect(k8sClient.Create(ctx, pod)).To(Succeed())
 		Expect(pod.Spec.InitContainers[0].SecurityContext.RunAsUser).To(HaveValue(BeEquivalentTo(0)))
@@ -266,8 +265,7 @@ func podOf(owner *appsv1.ReplicaSet) *corev1.Pod {
 }
 
 func appSpec() corev1.PodSpec {
-	// Stated, since envtest turns off the admission plugin that would.
-	return corev1.PodSpec{ServiceAccountName: "default", Containers: []corev1.Container{{
+	return corev1.PodSpec{AutomountServiceAccountToken: new(false), Containers: []corev1.Container{{
 		Name: "app", Image: "app:1",
 		Ports: []corev1.ContainerPort{{Name: "http", ContainerPort: 8080}},
 		LivenessProbe: &corev1.Probe{ProbeHandler: corev1.ProbeHandler{

@@ -64,6 +64,8 @@ var _ = BeforeSuite(func() {
 		ErrorIfCRDPathMissing:    true,
 		ControlPlaneStartTimeout: time.Minute,
 	}
+	// As in a cluster: the plugin that mounts tokens, which envtest turns off.
+	environment.ControlPlane.GetAPIServer().Configure().Disable("disable-admission-plugins")
 	var err error
 	cfg, err = environment.Start()
 	Expect(err).NotTo(HaveOccurred())

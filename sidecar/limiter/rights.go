@@ -1,0 +1,38 @@
+package limiter
+
+import (
+	"slices"
+	"strconv"
+
+	"github.com/weir-dev/weir/sidecar/ruleset"
+)
+
+// commands that a Limiter sends, and that its script calls with the rights of
+// the user that sent it.
+var commands = []string{
+	"eval", "evalsha", "ping",
+	"time", "type", "get", "set", "setrange", "del", "pexpire",
+	"zadd", "zcard", "zcount", "zrange", "zremrangebyscore", "zscore",
+	"hget", "hset", "hdel", "hlen",
+}
+
+// Rights are the rules of ACL SETUSER, of Redis 6 and later, for a user that
+// decides on the quotas of one namespace and does nothing else. The namespace is
+// a DNS label, so that nothing in it is a pattern.
+func Rights(namespace string, store ruleset.Store) ([]string, error) {
+	options, _, err := addressOptions(store.URL)
+	if err != nil {
+		return nil, err
+	}
+	rights := []string{"~" + keyPrefix + namespace + "/*"}
+	for _, command := range commands {
+		rights = append(rights, "+"+command)
+	}
+	if options.IsClusterMode { // where the nodes are, and to give back what one of several refused
+		rights = append(rights, "+cluster|slots", "+zrem")
+	}
+	if options.DB != 0 {
+		rights = append(rights, "+select|"+strconv.Itoa(options.DB))
+	}
+	return slices.Clip(rights), nil
+}
