@@ -112,11 +112,12 @@ lint: $(TOOLS)/golangci-lint ## golangci-lint with kube-api-linter on api/
 
 ##@ Build
 .PHONY: generate
-generate: $(TOOLS)/controller-gen ## Regenerate deepcopy code, CRDs and the operator's role from the Go sources, and the chart's share of them
+generate: $(TOOLS)/controller-gen ## Regenerate deepcopy code, CRDs and the operator's role from the Go sources, and the chart's share and docs/reference.md from them
 	$(TOOLS)/controller-gen object:headerFile=hack/boilerplate.go.txt paths=./api/...
 	$(TOOLS)/controller-gen crd paths=./api/... output:crd:dir=config/crd/bases
 	$(TOOLS)/controller-gen rbac:roleName=weir-operator paths=./controllers/... output:rbac:dir=config/rbac
 	go run ./hack/chart
+	go run ./hack/reference
 
 .PHONY: build
 build: ## Build bin/operator, bin/sidecar and bin/worker for this machine
