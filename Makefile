@@ -19,7 +19,7 @@ GO_BUILD := CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=$(V
 # The sidecar's user is ruleset.UID.
 SIDECAR_UID := 14014
 # Suites that need more than Go and Redis, and have targets of their own.
-OWN_SUITES := /test/e2e$$|/test/e2e/|/test/integration$$|/test/interop$$|/test/chart$$|/test/chart/
+OWN_SUITES := /test/e2e$$|/test/e2e/|/test/docs$$|/test/integration$$|/test/interop$$|/test/chart$$|/test/chart/
 
 .PHONY: help
 help: ## List the targets
@@ -94,8 +94,12 @@ test-chart-e2e: images $(BIN)/images/e2e-app.tar $(TOOLS)/helm ## The Helm chart
 	@TOOLS=$(TOOLS) hack/test-chart.sh
 
 .PHONY: test-e2e
-test-e2e: images $(BIN)/images/e2e-app.tar ## Real pods in a real cluster, taken down afterwards (KEEP=1: left up)
+test-e2e: images $(BIN)/images/e2e-app.tar ## Real pods in a real cluster, and the documentation's commands; taken down afterwards (KEEP=1: left up)
 	@hack/test-e2e.sh
+
+.PHONY: test-docs
+test-docs: $(BIN)/images/e2e-app.tar ## The documentation's commands, typed into the cluster of make cluster deploy (or KUBECONFIG's); a part of test-e2e
+	@hack/test-docs.sh
 
 .PHONY: bench
 bench: ## Measure beside others, in one run: PART=tasks, or PART=proxy (root on Linux) (JSON=1: for machines)
