@@ -9,7 +9,6 @@ use_cluster
 cd "$root"
 skipped=()
 if [ -n "$own" ]; then
-  hack/packages.sh interop clients
   hack/cluster/load.sh bin/images/e2e-app.tar >/dev/null
   hack/cluster/examples.sh >/dev/null
 else

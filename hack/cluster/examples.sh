@@ -13,9 +13,7 @@ source "$(dirname "$0")/common.sh"
 images=$root/bin/images/examples
 python=/usr/bin/python3
 alive || die "no cluster of ours is up: make cluster; elsewhere, nodes pull curlimages/curl:8.11.1 and python:3.13-alpine"
-for program in "$python" /usr/bin/curl /usr/lib/python3/dist-packages/celery; do
-  [ -e "$program" ] || die "$program is not there: hack/packages.sh interop clients"
-done
+"$root/hack/packages.sh" examples
 mkdir -p "$images"
 
 # Where they are, they find what they need: at the same paths in the image.

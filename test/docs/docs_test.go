@@ -4,15 +4,12 @@
 package docs
 
 import (
-	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -94,26 +91,26 @@ func provide(t *testing.T, bin string) {
 	}
 }
 
-// shell runs commands as a reader's shell does that stops at the first error,
-// and returns what they print.
+// shell runs commands and returns what they print.
 func shell(ctx context.Context, bin, folder, commands string) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	command, cancel := bash(ctx, bin, folder)
 	defer cancel()
-	command := exec.CommandContext(ctx, "bash", "-euo", "pipefail", "-c", commands)
+	command.Args = append(command.Args, "-euo", "pipefail", "-c", commands)
+	output, err := command.CombinedOutput()
+	return string(output), err
+}
+
+// bash is a shell that finds kubectl, in a folder, for as long as a page may take.
+func bash(ctx context.Context, bin, folder string) (command *exec.Cmd, cancel context.CancelFunc) {
+	ctx, cancel = context.WithTimeoutCause(ctx, patience, fmt.Errorf("not done after %s", patience))
+	command = exec.CommandContext(ctx, "bash")
 	command.Dir = folder
 	command.Env = append(os.Environ(), "PATH="+bin+":"+os.Getenv("PATH"))
 	command.WaitDelay = 5 * time.Second
-	var output bytes.Buffer
-	command.Stdout, command.Stderr = &output, &output
-	err := command.Run()
-	if ctx.Err() != nil {
-		err = errors.Join(fmt.Errorf("not done after %s", patience), err)
-	}
-	return output.String(), err
+	return command, cancel
 }
 
-// runPage runs a page's blocks in one shell, and holds what each prints against
-// what the page says.
+// runPage types a page's blocks.
 func runPage(t *testing.T, bin string, blocks []pages.Block) {
 	run, summary := sorted(blocks)
 	t.Log(summary)
@@ -122,23 +119,10 @@ func runPage(t *testing.T, bin string, blocks []pages.Block) {
 	}
 	folder := desk(t, blocks)
 	ownNamespaces(t, bin, blocks)
-	output, err := shell(t.Context(), bin, folder, script(run))
-	printed := split(output)
-	for i := range printed {
-		block := &run[i]
-		if err != nil && i == len(printed)-1 {
-			t.Errorf("%s: %v\n%s\nprinted:\n%s", block, err, block.Text, printed[i])
-			break
-		}
-		if block.Prints == "" {
-			continue
-		}
-		if err := pages.Match(block.Prints, printed[i]); err != nil {
-			t.Errorf("%s: %s\n%v", block, block.Text, err)
-		}
-	}
-	if err != nil && len(printed) == 0 {
-		t.Errorf("%v\n%s", err, output)
+	command, cancel := bash(t.Context(), bin, folder)
+	defer cancel()
+	if err := pages.Type(command, run); err != nil {
+		t.Error(err)
 	}
 }
 
@@ -227,38 +211,4 @@ for pod in $(kubectl -n $NAMESPACE get pods -o name); do
   kubectl -n $NAMESPACE logs $pod --all-containers --prefix --tail=20 || true
 done`)
 	t.Log(output)
-}
-
-// mark stands before what a block prints.
-const mark = "@@ block "
-
-// script runs blocks one after the other, with a mark before each.
-func script(blocks []pages.Block) string {
-	var b strings.Builder
-	for i := range blocks {
-		fmt.Fprintf(&b, "printf '\\n%s%%d\\n' %d\n", mark, i)
-		if blocks[i].Fails {
-			fmt.Fprintf(&b, "set +e\n(set -e\n%s)\nended=$?\nset -e\n[ $ended != 0 ] || { echo 'this succeeded; the page says that it fails'; exit 1; }\n", blocks[i].Text)
-			continue
-		}
-		b.WriteString(blocks[i].Text)
-	}
-	return b.String()
-}
-
-// split is what the blocks printed that were begun.
-func split(output string) []string {
-	var printed []string
-	for line := range strings.Lines(output) {
-		if number, is := strings.CutPrefix(line, mark); is {
-			if n, err := strconv.Atoi(strings.TrimSpace(number)); err == nil && n == len(printed) {
-				printed = append(printed, "")
-				continue
-			}
-		}
-		if len(printed) > 0 {
-			printed[len(printed)-1] += line
-		}
-	}
-	return printed
 }

@@ -1,6 +1,7 @@
 package pages
 
 import (
+	"os/exec"
 	"strings"
 	"testing"
 )
@@ -142,6 +143,38 @@ func TestWhatIsPrintedMatchesWhatThePageSays(t *testing.T) {
 	} {
 		if err := Match(c.want, c.got); (err == nil) != c.match {
 			t.Errorf("%s: Match(%q, %q) is %v", reason, c.want, c.got, err)
+		}
+	}
+}
+
+func TestBlocksAreTypedIntoOneShellUntilOneFails(t *testing.T) {
+	t.Parallel()
+	for reason, c := range map[string]struct {
+		blocks []Block
+		want   string // in the error; empty: none
+	}{
+		"what is printed is as the page says": {[]Block{
+			{Line: 1, Text: "NAME=weir\n"},
+			{Line: 2, Text: "echo $NAME\necho 'and more' >&2\n", Prints: "weir\n…\n"},
+		}, ""},
+		"it is not, and all that is not is told": {[]Block{
+			{Line: 1, Text: "echo one\n", Prints: "two\n"},
+			{Line: 2, Text: "echo two\n", Prints: "two\n"},
+			{Line: 3, Text: "echo three\n", Prints: "four\n"},
+		}, "page.md:3"},
+		"a command fails":                       {[]Block{{Line: 1, Text: "echo begun\nfalse\necho gone on\n"}, {Line: 2, Text: "true\n"}}, "page.md:1"},
+		"a command of a pipe fails":             {[]Block{{Line: 1, Text: "false | cat\n"}}, "page.md:1"},
+		"an unset variable":                     {[]Block{{Line: 1, Text: "echo $NOWHERE\n"}}, "NOWHERE"},
+		"one fails as the page says":            {[]Block{{Line: 1, Text: "echo no >&2\nfalse\n", Fails: true, Prints: "no\n"}, {Line: 2, Text: "true\n"}}, ""},
+		"one succeeds that should fail":         {[]Block{{Line: 1, Text: "true\n", Fails: true}}, "the page says that it fails"},
+		"a command that reads gets no commands": {[]Block{{Line: 1, Text: "cat\n"}, {Line: 2, Text: "echo two\n", Prints: "two\n"}}, ""},
+	} {
+		for i := range c.blocks {
+			c.blocks[i].Page = "page.md"
+		}
+		err := Type(exec.CommandContext(t.Context(), "bash"), c.blocks)
+		if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: want an error with %q, got %v", reason, c.want, err)
 		}
 	}
 }
