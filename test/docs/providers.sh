@@ -44,3 +44,25 @@ kubectl -n weir-system create configmap weir-host-roots --from-file=ca.crt
 # The kubelet brings it within a minute, and at once when the pods change.
 kubectl -n weir-system annotate pods -l app.kubernetes.io/name=weir-operator --overwrite "docs/host-roots=$(date +%s)"
 kubectl -n com wait --for=condition=Ready pods --all --timeout=2m
+
+# Sidecars verify the hosts from when a client trusts what it is shown.
+kubectl -n com apply -f - <<EOF
+apiVersion: weir.dev/v1alpha1
+kind: RateLimitPolicy
+metadata: {name: check}
+spec:
+  direction: Outbound
+  podSelector: {matchLabels: {app: check}}
+  hosts: [api.spotify.com]
+  tls: Intercept
+  identity: {sources: [{header: {name: X-User-ID}}]}
+  limits: [{requests: 1000, window: 1m}]
+EOF
+kubectl -n com wait --for=condition=Accepted rlpol/check
+kubectl -n com run check --labels=app=check,weir.dev/inject=true --image=curlimages/curl:8.11.1 --overrides='{"spec":{"terminationGracePeriodSeconds":1}}' --command -- sleep infinity
+kubectl -n com wait --for=condition=Ready pod/check --timeout=2m
+for _ in $(seq 60); do
+  kubectl -n com exec check -- curl -sS -o /dev/null https://api.spotify.com/ && exit
+  sleep 1
+done
+exit 1
