@@ -104,10 +104,10 @@ func (s *schema) bounds() string {
 			add(code(s.Pattern))
 		}
 	}
-	switch {
-	case s.ListType == "set":
+	switch s.ListType {
+	case "set":
 		add("no two alike")
-	case s.ListType == "map":
+	case "map":
 		add("one for each " + strings.Join(s.ListMapKeys, ", "))
 	}
 	if s.Items != nil && len(s.Items.Properties) == 0 {
