@@ -19,7 +19,7 @@ GO_BUILD := CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=$(V
 # The sidecar's user is ruleset.UID.
 SIDECAR_UID := 14014
 # Suites that need more than Go and Redis, and have targets of their own.
-OWN_SUITES := /test/e2e$$|/test/e2e/|/test/integration$$|/test/interop$$|/test/chart$$|/test/chart/
+OWN_SUITES := /test/e2e$$|/test/e2e/|/test/docs$$|/test/integration$$|/test/interop$$|/test/chart$$|/test/chart/
 
 .PHONY: help
 help: ## List the targets
@@ -94,8 +94,12 @@ test-chart-e2e: images $(BIN)/images/e2e-app.tar $(TOOLS)/helm $(TOOLS)/cert-man
 	@TOOLS=$(TOOLS) hack/test-chart.sh
 
 .PHONY: test-e2e
-test-e2e: images $(BIN)/images/e2e-app.tar ## Real pods in a real cluster, taken down afterwards (KEEP=1: left up)
+test-e2e: images $(BIN)/images/e2e-app.tar ## Real pods in a real cluster, and the documentation's commands; taken down afterwards (KEEP=1: left up)
 	@hack/test-e2e.sh
+
+.PHONY: test-docs
+test-docs: $(BIN)/images/e2e-app.tar ## The documentation's commands, typed into the cluster of make cluster deploy (or KUBECONFIG's); a part of test-e2e
+	@hack/test-docs.sh
 
 .PHONY: bench
 bench: ## Measure beside others, in one run: PART=tasks, or PART=proxy (root on Linux) (JSON=1: for machines)
@@ -112,11 +116,12 @@ lint: $(TOOLS)/golangci-lint ## golangci-lint with kube-api-linter on api/
 
 ##@ Build
 .PHONY: generate
-generate: $(TOOLS)/controller-gen ## Regenerate deepcopy code, CRDs and the operator's role from the Go sources, and the chart's share of them
+generate: $(TOOLS)/controller-gen ## Regenerate deepcopy code, CRDs and the operator's role from the Go sources, and the chart's share and docs/reference.md from them
 	$(TOOLS)/controller-gen object:headerFile=hack/boilerplate.go.txt paths=./api/...
 	$(TOOLS)/controller-gen crd paths=./api/... output:crd:dir=config/crd/bases
 	$(TOOLS)/controller-gen rbac:roleName=weir-operator paths=./controllers/... output:rbac:dir=config/rbac
 	go run ./hack/chart
+	go run ./hack/reference
 
 .PHONY: build
 build: ## Build bin/operator, bin/sidecar and bin/worker for this machine

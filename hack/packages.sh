@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that are missing, where apt and root are there;
 # else names them and fails.
-# usage: packages.sh [test] [cluster] [interop] [clients] [conformance] [chart] [bench]   test: for units and API-server suites; cluster: for make cluster;
+# usage: packages.sh [test] [cluster] [interop] [clients] [conformance] [chart] [bench] [examples]   test: for units and API-server suites; cluster: for make cluster;
 #   interop: for suites with real Celery workers; clients: the HTTP clients that pods of the cluster suite run; conformance: for the data
-#   path's suite; chart: promtool for the chart's suite; bench: for make bench PART=proxy
+#   path's suite; examples: what hack/cluster/examples.sh makes images of; chart: promtool for the chart's suite; bench: for make bench PART=proxy
 set -euo pipefail
 PATH=$PATH:/usr/sbin:/sbin
 
@@ -26,6 +26,10 @@ clients="curl curl
 node nodejs
 javac openjdk-17-jdk-headless
 /usr/lib/python3/dist-packages/requests python3-requests"
+examples="curl curl
+/usr/bin/python3 python3
+/usr/lib/python3/dist-packages/celery python3-celery
+/usr/lib/python3/dist-packages/redis python3-redis"
 conformance="redis-server redis-server
 ip iproute2"
 chart="promtool prometheus"

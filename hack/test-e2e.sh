@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Runs the suite of test/e2e in the cluster that KUBECONFIG names, or in one of
-# our own, which is taken down afterwards unless KEEP=1 or it was up before.
+# Runs the suite of test/e2e, and then the documentation's commands (test/docs),
+# in the cluster that KUBECONFIG names, or in one of our own, which is taken down
+# afterwards unless KEEP=1 or it was up before.
 # usage: [KEEP=1] [KUBECONFIG=… IMAGE_PREFIX=… TAG=… E2E_APP_IMAGE=…] test-e2e.sh [go test flags]
 set -euo pipefail
 source "$(dirname "$0")/cluster/common.sh"
@@ -35,3 +36,4 @@ use_cluster
 "$root/hack/deploy.sh"
 cd "$root"
 go test ./test/e2e/... -count=1 -timeout=25m "$@"
+hack/test-docs.sh

@@ -13,6 +13,7 @@ problem() { echo "verify: $*" >&2; failed=1; }
 "$controller_gen" crd paths=./api/... output:crd:dir="$fresh/config/crd/bases"
 "$controller_gen" rbac:roleName=weir-operator paths=./controllers/... output:rbac:dir="$fresh/config/rbac"
 go run ./hack/chart -output "$fresh"
+go run ./hack/reference -output "$fresh"
 for file in $(cd "$fresh" && find . -type f | sed 's|^\./||'); do
   cmp -s "$file" "$fresh/$file" || problem "$file is stale: run make generate"
 done

@@ -496,7 +496,7 @@ type RateLimitPolicyStatus struct {
 	// +optional
 	Service string `json:"service,omitempty"`
 
-	// limit sums the limits up for people, for example "100/1m0s".
+	// limit sums the limits up for people, for example "100/1m".
 	// +optional
 	Limit string `json:"limit,omitempty"`
 

@@ -233,6 +233,13 @@ func (o *outcome) count(response *http.Response) error {
 	return nil
 }
 
+// Limits above mostExact count a call to the end of its slice, one of so many of
+// the window (docs/limiter.md).
+const (
+	mostExact = 128
+	slices    = 200
+)
+
 // check compares with the promise: as many admitted as the limit allows, and a
 // Retry-After that is when the user's first call leaves the window.
 func (o *outcome) check(admitted int, window time.Duration) error {
@@ -243,9 +250,12 @@ func (o *outcome) check(admitted int, window time.Duration) error {
 	if o.Limited == 0 {
 		return nil
 	}
-	earliest := window - o.refused.Sub(o.began)
-	if retryAfter := time.Duration(o.RetryAfterSeconds) * time.Second; retryAfter < earliest || retryAfter > window {
-		return fmt.Errorf("%s, %s: Retry-After is %v, want %v to %v", o.Service, o.User, retryAfter, earliest, window)
+	earliest, latest := window-o.refused.Sub(o.began), window
+	if admitted > mostExact {
+		latest += window/slices + time.Second // which Retry-After rounds up to
+	}
+	if retryAfter := time.Duration(o.RetryAfterSeconds) * time.Second; retryAfter < earliest || retryAfter > latest {
+		return fmt.Errorf("%s, %s: Retry-After is %v, want %v to %v", o.Service, o.User, retryAfter, earliest, latest)
 	}
 	return nil
 }
