@@ -23,6 +23,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/utils/clock"
+	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/healthz"
@@ -186,6 +187,9 @@ func run(ctx context.Context, o options) error {
 		LeaderElectionID:              "weir-operator",
 		LeaderElectionNamespace:       o.namespace,
 		LeaderElectionReleaseOnCancel: true,
+		// A leader that crashed is succeeded in ten seconds. Only status waits for that.
+		LeaseDuration: ptr.To(10 * time.Second),
+		RenewDeadline: ptr.To(7 * time.Second),
 	})
 	if err != nil {
 		return fmt.Errorf("setting the manager up: %w", err)
