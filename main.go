@@ -42,6 +42,7 @@ import (
 	"github.com/weir-dev/weir/controllers/manifests"
 	"github.com/weir-dev/weir/controllers/store"
 	"github.com/weir-dev/weir/sidecar/ruleset"
+	"github.com/weir-dev/weir/tracing"
 )
 
 // version is set by the build.
@@ -72,6 +73,7 @@ type options struct {
 	brokerFiles                   controllers.BrokerFiles
 	certificateSecret             string
 	authorityLife, leafLife       time.Duration
+	traces                        manifests.Traces
 	settings                      link.Settings
 	storeUsers                    string
 	storeUserRotation             time.Duration
@@ -104,10 +106,15 @@ func parse() (options, zap.Options) {
 	flag.StringVar(&o.certificateSecret, "certificate-secret", "", "Secret of the operator's namespace in which somebody else, such as cert-manager, makes and renews the certificate of webhook and link: tls.crt, tls.key, ca.crt; empty: the operator makes its own")
 	flag.DurationVar(&o.authorityLife, "authority-life", 2*365*24*time.Hour, "how long an interception authority is valid; the next is made after half of it")
 	flag.DurationVar(&o.leafLife, "leaf-life", 6*time.Hour, "how long a certificate to intercept with is valid; the next is asked for after two thirds of it")
+	flag.StringVar(&o.traces.Endpoint, "traces-endpoint", "", "URL of an OpenTelemetry collector, OTLP over HTTP, like http://collector:4318, for spans of what sidecars decide and of tasks; empty: none")
+	flag.Float64Var(&o.traces.Ratio, "traces-ratio", 0.01, "of the traces that begin at a sidecar or a task, how many are recorded, 0 to 1; others are recorded where whoever began them does")
 	flag.StringVar(&o.settings.LinkAddress, "link-address", "", "host:port at which sidecars reach the link (default weir-link.<namespace>.svc:9444)")
 	logging := zap.Options{}
 	logging.BindFlags(flag.CommandLine)
 	flag.Parse()
+	if o.traces.Endpoint != "" {
+		o.settings.Tracing = &ruleset.Tracing{Endpoint: o.traces.Endpoint, Ratio: o.traces.Ratio}
+	}
 	o.settings.LinkAddress = cmp.Or(o.settings.LinkAddress, linkService+"."+o.namespace+".svc:"+strconv.Itoa(o.linkPort))
 	return o, logging
 }
@@ -135,6 +142,12 @@ func (o *options) check() error {
 	}
 	if o.leafLife < time.Minute || o.authorityLife < 2*o.leafLife {
 		return fmt.Errorf("--leaf-life is %v and --authority-life %v: want at least 1m, and at least twice as long", o.leafLife, o.authorityLife)
+	}
+	if !(o.traces.Ratio >= 0 && o.traces.Ratio <= 1) { // NaN is neither
+		return fmt.Errorf("--traces-ratio is %v: want 0 to 1", o.traces.Ratio)
+	}
+	if _, err := tracing.TracesURL(o.traces.Endpoint); err != nil && o.traces.Endpoint != "" {
+		return fmt.Errorf("--traces-endpoint: %w", err)
 	}
 	if _, _, err := net.SplitHostPort(o.settings.LinkAddress); err != nil {
 		return fmt.Errorf("--link-address is %q: want host:port", o.settings.LinkAddress)
@@ -313,7 +326,7 @@ func wireTasks(mgr ctrl.Manager, o options) error {
 		Broker: &controllers.Broker{
 			Files: []controllers.BrokerFiles{o.brokerFiles, store}, Clock: clock.RealClock{}, Logger: ctrl.Log.WithName("broker"),
 		},
-		Config: manifests.Config{Image: o.workerImage, ImagePullPolicy: corev1.PullPolicy(o.workerImagePullPolicy)},
+		Config: manifests.Config{Image: o.workerImage, ImagePullPolicy: corev1.PullPolicy(o.workerImagePullPolicy), Traces: o.traces},
 		Clock:  clock.RealClock{},
 	}
 	return reconciler.SetupWithManager(mgr)

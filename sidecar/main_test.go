@@ -78,7 +78,7 @@ func TestBootstrapIsChecked(t *testing.T) {
 func TestRulesetIsAppliedWholeOrNotAtAll(t *testing.T) {
 	t.Parallel()
 	bad := errors.New("unusable")
-	var rules, tls, store string // in force
+	var rules, tls, store, traces string // in force
 	apply := applier(
 		func(r *ruleset.Ruleset) error {
 			if r.Version == "bad rules" {
@@ -100,7 +100,8 @@ func TestRulesetIsAppliedWholeOrNotAtAll(t *testing.T) {
 			}
 			store = s.URL
 			return nil
-		})
+		},
+		func(r *ruleset.Ruleset) { traces = r.Version })
 	for _, c := range []struct {
 		reason, version, url string
 		rejected             bool
@@ -117,8 +118,8 @@ func TestRulesetIsAppliedWholeOrNotAtAll(t *testing.T) {
 		if errors.Is(err, bad) != c.rejected {
 			t.Errorf("%s: got error %v, expected rejected to be %v", c.reason, err, c.rejected)
 		}
-		if rules != c.inForce || tls != c.inForce || store != c.inForce {
-			t.Errorf("%s: rules %q, authorities %q and store %q are in force, expected %q", c.reason, rules, tls, store, c.inForce)
+		if rules != c.inForce || tls != c.inForce || store != c.inForce || traces != c.inForce {
+			t.Errorf("%s: rules %q, authorities %q, store %q and traces %q are in force, expected %q", c.reason, rules, tls, store, traces, c.inForce)
 		}
 	}
 }

@@ -23,6 +23,7 @@ import (
 	"github.com/weir-dev/weir/sidecar/link"
 	"github.com/weir-dev/weir/sidecar/proxy"
 	"github.com/weir-dev/weir/sidecar/ruleset"
+	"github.com/weir-dev/weir/tracing"
 )
 
 // maxExplicitPorts is how many ports injection gives a pod.
@@ -40,7 +41,9 @@ type sidecar struct {
 	limiter  *limiter.Limiter
 	tls      *intercept.Interceptor
 	proxy    *proxy.Proxy
+	traces   *traces
 	link     *link.Client
+	registry *prometheus.Registry // of all metrics
 	health   *http.Server
 	local    *http.Server
 	draining atomic.Bool
@@ -105,7 +108,7 @@ func wire(o options, bootstrap *ruleset.Bootstrap, logger *slog.Logger) (*sideca
 	buildInfo.Set(1)
 	registry.MustRegister(buildInfo, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 
-	s := &sidecar{failed: make(chan error, 4+maxExplicitPorts)}
+	s := &sidecar{registry: registry, failed: make(chan error, 4+maxExplicitPorts)}
 	s.limiter = limiter.New(limiter.Options{Logger: logger, Registerer: registry})
 	var err error
 	s.tls, err = intercept.New(intercept.Config{
@@ -120,8 +123,9 @@ func wire(o options, bootstrap *ruleset.Bootstrap, logger *slog.Logger) (*sideca
 		Taker: s.limiter, Interceptor: s.tls, Destination: capture.OriginalDestination, Probes: bootstrap.Probes,
 		Registerer: registry, Logger: logger,
 	})
+	s.traces = &traces{trace: s.proxy.Trace, metrics: tracing.NewMetrics(registry, "weir_sidecar"), logger: logger}
 	s.link, err = link.New(link.Config{
-		Bootstrap: &bootstrap.Ruleset, Apply: applier(s.proxy.Apply, s.tls.Use, s.limiter.Use), NotIntercepting: s.tls.NotIntercepting,
+		Bootstrap: &bootstrap.Ruleset, Apply: applier(s.proxy.Apply, s.tls.Use, s.limiter.Use, s.traces.use), NotIntercepting: s.tls.NotIntercepting,
 		TokenFile: o.tokenFile, StateDir: o.stateDir, Registerer: registry, Logger: logger,
 	})
 	if err != nil {
@@ -136,7 +140,7 @@ func wire(o options, bootstrap *ruleset.Bootstrap, logger *slog.Logger) (*sideca
 // applier puts a Ruleset in force whole or not at all. The rules go first: to
 // take them back costs nothing, while a store that is given up and taken back
 // loses its connections.
-func applier(rules, tls func(*ruleset.Ruleset) error, store func(*ruleset.Store) error) func(*ruleset.Ruleset) error {
+func applier(rules, tls func(*ruleset.Ruleset) error, store func(*ruleset.Store) error, traces func(*ruleset.Ruleset)) func(*ruleset.Ruleset) error {
 	inForce := &ruleset.Ruleset{}
 	return func(next *ruleset.Ruleset) error {
 		if err := rules(next); err != nil {
@@ -148,6 +152,7 @@ func applier(rules, tls func(*ruleset.Ruleset) error, store func(*ruleset.Store)
 		if err := store(next.Store); err != nil {
 			return errors.Join(fmt.Errorf("using the store: %w", err), rules(inForce), tls(inForce))
 		}
+		traces(next) // can be done without
 		inForce = next
 		return nil
 	}
@@ -248,5 +253,6 @@ func (s *sidecar) drain(timeout time.Duration) error {
 	_ = s.health.Close()
 	s.limiter.Close()
 	s.tls.Close()
+	s.traces.close()
 	return err
 }

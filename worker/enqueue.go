@@ -7,10 +7,12 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"strings"
 	"time"
 
+	"github.com/weir-dev/weir/tracing"
 	"github.com/weir-dev/weir/worker/celery"
 )
 
@@ -28,7 +30,7 @@ type enqueueOptions struct {
 	job, jobUID  string
 }
 
-func enqueueCommand(flags *flag.FlagSet, args []string, stdout io.Writer) error {
+func enqueueCommand(flags *flag.FlagSet, args []string, stdout, stderr io.Writer) error {
 	o := enqueueOptions{job: os.Getenv("WEIR_JOB_NAME"), jobUID: os.Getenv("WEIR_JOB_UID")}
 	flags.StringVar(&o.call.Task, "task", "", "name of the task")
 	flags.StringVar(&o.args, "args", "[]", "its positional arguments, a JSON array")
@@ -60,10 +62,19 @@ func enqueueCommand(flags *flag.FlagSet, args []string, stdout io.Writer) error 
 	defer func() { _ = broker.Close() }()
 	ctx, cancel := context.WithTimeout(context.Background(), enqueueTimeout)
 	defer cancel()
+	tracer, endTraces := openTracer(nil, slog.New(slog.NewJSONHandler(stderr, nil)))
+	defer endTraces()
+	var span *tracing.Span
+	o.call.Trace, span = tracer.Start(tracing.Context{}, tracing.Producer, celery.SpanEnqueue+o.call.Task)
+	defer span.End() // before what is left is sent
+	celery.DescribeEnqueue(span, &o.call)
+	span.Set(tracing.Text("messaging.message.id", o.call.ID))
 	became, before, err := broker.EnqueueOccurrence(ctx, o.call, o.job, celery.Concurrency(o.policy))
 	if err != nil {
+		span.Fail("_OTHER")
 		return err
 	}
+	span.Set(tracing.Text("weir.enqueued", string(became)))
 	_, err = fmt.Fprintln(stdout, o.say(became, before))
 	return err
 }

@@ -54,7 +54,7 @@ func command(args []string, stdout, stderr io.Writer) int {
 	case "run":
 		err = runCommand(flags, args[1:], stderr)
 	case "enqueue":
-		err = enqueueCommand(flags, args[1:], stdout)
+		err = enqueueCommand(flags, args[1:], stdout, stderr)
 	case "dead":
 		err = deadCommand(flags, args[1:], stdout)
 	case "version":

@@ -19,6 +19,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/weir-dev/weir/tracing"
 	"github.com/weir-dev/weir/worker/celery"
 	"github.com/weir-dev/weir/worker/runner"
 	"github.com/weir-dev/weir/worker/tasks"
@@ -82,14 +83,11 @@ func (o *runOptions) run(ctx context.Context) error {
 		return err
 	}
 	defer func() { _ = broker.Close() }()
-	c.Broker = broker
-	if c.Registry, err = tasks.New(tasks.Options{Redis: broker.Client(), Scorer: o.scorer}); err != nil {
-		return usageError{err}
-	}
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	c.Registerer = registry
-	worker, err := runner.New(*c)
+	tracer, endTraces := openTracer(tracing.NewMetrics(registry, "weir_worker"), c.Logger)
+	defer endTraces()
+	c.Tracer = tracer
+	worker, err := o.wire(broker, registry)
 	if err != nil {
 		return usageError{err}
 	}
@@ -106,6 +104,18 @@ func (o *runOptions) run(ctx context.Context) error {
 	}
 	c.Logger.Info("ended")
 	return nil
+}
+
+// wire makes the worker; nothing runs yet.
+func (o *runOptions) wire(broker *celery.Broker, registry *prometheus.Registry) (*runner.Runner, error) {
+	c := &o.config
+	var err error
+	if c.Registry, err = tasks.New(tasks.Options{Redis: broker.Client(), Scorer: o.scorer}); err != nil {
+		return nil, err
+	}
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	c.Broker, c.Registerer = broker, registry
+	return runner.New(*c)
 }
 
 // serve answers probes and metrics.

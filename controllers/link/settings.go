@@ -40,6 +40,8 @@ type Settings struct {
 	// HostRootsFile holds PEM to verify intercepted hosts with, beside the usual
 	// roots; optional.
 	HostRootsFile string
+	// Tracing of requests by sidecars; nil: none.
+	Tracing *ruleset.Tracing
 	// LinkAddress is the host:port that sidecars reach the link at.
 	LinkAddress string
 	// CABundle is the PEM to verify the link with.
@@ -93,7 +95,7 @@ func (s *Settings) Refresh() {
 		s.complaint = ""
 	}
 	s.Rulesets.Configure(programming.Settings{
-		Store: store, HostRoots: s.roots,
+		Store: store, HostRoots: s.roots, Tracing: s.Tracing,
 		Link: ruleset.Link{Address: s.LinkAddress, CABundle: string(s.CABundle())},
 	})
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/go-logr/logr/funcr"
 
 	"github.com/weir-dev/weir/controllers/certs"
+	"github.com/weir-dev/weir/sidecar/ruleset"
 )
 
 func TestSettingsFollowTheFile(t *testing.T) {
@@ -23,7 +24,8 @@ func TestSettingsFollowTheFile(t *testing.T) {
 	settings := &Settings{
 		StoreURLFile: file, StoreTimeout: 100 * time.Millisecond, LinkAddress: "weir-link:9444",
 		CABundle: func() []byte { return []byte("PEM") }, Rulesets: rulesets,
-		Logger: funcr.New(func(_, line string) { log.WriteString(line) }, funcr.Options{}),
+		Tracing: &ruleset.Tracing{Endpoint: "http://collector:4318", Ratio: 0.5},
+		Logger:  funcr.New(func(_, line string) { log.WriteString(line) }, funcr.Options{}),
 	}
 	for _, step := range []struct{ reason, content, want string }{
 		{"without a file there is no store", "", ""},
@@ -48,6 +50,9 @@ func TestSettingsFollowTheFile(t *testing.T) {
 	}
 	if rulesets.Settings().Link.CABundle != "PEM" {
 		t.Errorf("got link %+v", rulesets.Settings().Link)
+	}
+	if got := rulesets.Settings().Tracing; got == nil || *got != *settings.Tracing {
+		t.Errorf("got tracing %+v, want the flags'", got)
 	}
 	if strings.Contains(log.String(), "secret") {
 		t.Errorf("the log has the password: %s", log.String())

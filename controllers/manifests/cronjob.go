@@ -36,6 +36,7 @@ func CronJob(task *v1alpha1.PeriodicTask, config Config) (*batchv1.CronJob, erro
 			fieldEnv("WEIR_JOB_UID", "metadata.labels['"+batchv1.ControllerUidLabel+"']")),
 		Resources: resources("10m", "16Mi", "64Mi"),
 	})
+	config.Traces.addTo(&pod.Containers[0])
 	pod.RestartPolicy = corev1.RestartPolicyNever
 	podLabels := labels(task, appEnqueue)
 	podLabels[v1alpha1.LabelInject] = v1alpha1.InjectOptOut // it only talks to the broker

@@ -120,6 +120,7 @@ func workerTemplate(task *v1alpha1.PeriodicTask, config Config, brokerVersion st
 	if !foreign {
 		addMemoryTarget(worker)
 	}
+	config.Traces.addTo(worker)
 	// What selects the pods and restarts them is not the template's to say.
 	for label, value := range labels(task, appWorker) {
 		merged.Labels[label] = value

@@ -30,6 +30,8 @@ type Config struct {
 	Image string
 	// ImagePullPolicy of it; empty: Kubernetes' default for the image's tag.
 	ImagePullPolicy corev1.PullPolicy
+	// Traces of tasks, from enqueue to result.
+	Traces Traces
 }
 
 // meta names an object as the task, whose own it is.

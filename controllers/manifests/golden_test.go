@@ -20,6 +20,7 @@ var update = flag.Bool("update", false, "rewrite testdata/*.out.yaml with what i
 type input struct {
 	Image           string                `json:"image"`
 	ImagePullPolicy corev1.PullPolicy     `json:"imagePullPolicy"`
+	Traces          Traces                `json:"traces"`
 	Broker          Broker                `json:"broker"`
 	BrokerVersion   string                `json:"brokerVersion"`
 	Task            v1alpha1.PeriodicTask `json:"task"`
@@ -69,7 +70,7 @@ func TestManifests(t *testing.T) {
 // manifestsOf are the objects of a task as YAML documents, or the error.
 func manifestsOf(t *testing.T, in *input) string {
 	t.Helper()
-	config := Config{Image: in.Image, ImagePullPolicy: in.ImagePullPolicy}
+	config := Config{Image: in.Image, ImagePullPolicy: in.ImagePullPolicy, Traces: in.Traces}
 	cronJob, err := CronJob(&in.Task, config)
 	if err != nil {
 		t.Fatal(err)

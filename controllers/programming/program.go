@@ -20,6 +20,9 @@ type Settings struct {
 	Authorities string
 	// HostRoots are PEM: see ruleset.Ruleset.
 	HostRoots string
+	// Tracing is nil while nobody collects traces, and for what is stamped into
+	// pods.
+	Tracing *ruleset.Tracing
 }
 
 // Program is a namespace's accepted policies, compiled once for all its pods.
@@ -71,7 +74,7 @@ func (p *Program) Select(podLabels map[string]string) Selection {
 
 // Ruleset is what a pod with this Selection enforces.
 func (p *Program) Ruleset(selection Selection) *ruleset.Ruleset {
-	result := &ruleset.Ruleset{Namespace: p.namespace, Store: p.settings.Store, Link: p.settings.Link}
+	result := &ruleset.Ruleset{Namespace: p.namespace, Store: p.settings.Store, Link: p.settings.Link, Tracing: p.settings.Tracing}
 	names := strings.Split(string(selection), "/")
 	for i := range p.policies {
 		if slices.Contains(names, p.policies[i].policy.Name) {

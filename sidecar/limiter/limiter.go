@@ -41,6 +41,9 @@ type Decision struct {
 	RetryAfter time.Duration
 	// Quotas has one entry for each limit of each take, in their order.
 	Quotas []Quota
+	// Remembered: this process decided by itself, from a lease or as a refusal
+	// that still holds. Redis was not asked.
+	Remembered bool
 }
 
 // Quota is the state of one limit of one take after the decision.
@@ -205,6 +208,7 @@ func (l *Limiter) TakeInto(ctx context.Context, takes []Take, quotas []Quota) (D
 		defer b.calls.Done()
 		if decision, ok := b.memory.answer(takes, quotas); ok {
 			l.metrics.remember(decision.Admitted)
+			decision.Remembered = true
 			return decision, nil
 		}
 	}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/weir-dev/weir/sidecar/limiter"
 	"github.com/weir-dev/weir/sidecar/ruleset"
+	"github.com/weir-dev/weir/tracing"
 )
 
 // claims are the takes of one request, each with the policy it is for.
@@ -16,9 +17,11 @@ type claims struct {
 	takes    []limiter.Take
 	// states is the memory of the last decision's quotas.
 	states []limiter.Quota
+	// decided is what each policy in mode Observe did, where that is recorded.
+	decided []decision
 }
 
-func (c *claims) reset() { c.policies, c.takes = c.policies[:0], c.takes[:0] }
+func (c *claims) reset() { c.policies, c.takes, c.decided = c.policies[:0], c.takes[:0], nil }
 
 func (c *claims) add(namespace string, who caller, limits []ruleset.Limit, cost int64) {
 	c.policies = append(c.policies, who.policy)
@@ -87,6 +90,8 @@ type admission struct {
 	quotas []quotaItem
 	// refused is the memory of a refusal.
 	refused refusal
+	// span of the request; nil: not recorded.
+	span *tracing.Span
 }
 
 // errGone: the client went away before there was an answer for it.
@@ -104,7 +109,7 @@ func (a *admission) plan(t *table, direction ruleset.Direction, r *request) {
 // policies say so. It returns why the request is refused, nil when it is
 // admitted; or errGone.
 func (a *admission) admit(ctx context.Context, p *Proxy, direction ruleset.Direction, r *request, from client) (*refusal, error) {
-	a.quotas = a.quotas[:0]
+	a.quotas, a.span = a.quotas[:0], nil
 	a.plan(p.table.Load(), direction, r)
 	if direction == ruleset.Outbound && r.method == http.MethodConnect {
 		return a.admitTunnel(ctx, p, r, from)
@@ -129,19 +134,35 @@ func (a *admission) admitTunnel(ctx context.Context, p *Proxy, r *request, from 
 }
 
 func (a *admission) admitPlanned(ctx context.Context, p *Proxy, direction ruleset.Direction, r *request, from client) (*refusal, error) {
-	var decision limiter.Decision
-	var outcome outcome
-	switch enforce := &a.asked.enforce; {
-	case len(a.policies) == 0:
+	if len(a.policies) == 0 {
 		return nil, nil
-	case a.asked.rejecting != nil:
-		outcome = outcomeUnnamed
-	case enforce.waits():
-		decision, outcome = a.takeInTurn(ctx, p, direction, r, from)
-	default:
-		decision, outcome = p.take(ctx, enforce)
 	}
-	switch outcome {
+	if t := p.tracer.Load(); t != nil {
+		a.trace(t, direction, r)
+	}
+	decision, outcome := a.decide(ctx, p, direction, r, from)
+	refused, err := a.carryOut(ctx, p, direction, decision, outcome)
+	if a.span != nil {
+		a.record(decision, outcome)
+	}
+	return refused, err
+}
+
+// decide asks the store, if the request is not refused without.
+func (a *admission) decide(ctx context.Context, p *Proxy, direction ruleset.Direction, r *request, from client) (limiter.Decision, outcome) {
+	switch enforce := &a.asked.enforce; {
+	case a.asked.rejecting != nil:
+		return limiter.Decision{}, outcomeUnnamed
+	case enforce.waits():
+		return a.takeInTurn(ctx, p, direction, r, from)
+	default:
+		return p.take(ctx, enforce)
+	}
+}
+
+// carryOut makes the refusal, or counts what is admitted where it was not yet.
+func (a *admission) carryOut(ctx context.Context, p *Proxy, direction ruleset.Direction, d limiter.Decision, o outcome) (*refusal, error) {
+	switch o {
 	case outcomeUnnamed:
 		a.asked.rejecting.count(rejected)
 		return unnamed(a.asked.rejecting), nil
@@ -150,14 +171,17 @@ func (a *admission) admitPlanned(ctx context.Context, p *Proxy, direction rulese
 	case outcomeUnavailable:
 		return storeUnavailable(), nil
 	case outcomeLimited:
-		return a.refused.quotaExceeded(&a.asked.enforce, decision), nil
+		return a.refused.quotaExceeded(&a.asked.enforce, d), nil
 	case outcomeAdmitted:
 		if direction == ruleset.Inbound && len(a.asked.enforce.takes) > 0 {
-			a.quotas = appendQuotaItems(a.quotas, &a.asked.enforce, decision)
+			a.quotas = appendQuotaItems(a.quotas, &a.asked.enforce, d)
 		}
 	case outcomeUncounted, outcomeHeld:
 	}
-	p.note(ctx, &a.asked, outcome)
+	if a.span != nil {
+		a.asked.observe.decided = make([]decision, len(a.asked.observe.policies))
+	}
+	p.note(ctx, &a.asked, o)
 	return nil, nil
 }
 
@@ -259,8 +283,8 @@ func (p *Proxy) note(ctx context.Context, asked *plan, o outcome) {
 		policy.count(observed)
 	}
 	if o == outcomeUncounted { // a store that has just not answered is not waited for again
-		for _, policy := range asked.observe.policies {
-			policy.count(uncounted)
+		for i := range asked.observe.policies {
+			asked.observe.observed(i, uncounted)
 		}
 		return
 	}
@@ -274,7 +298,7 @@ func (p *Proxy) note(ctx context.Context, asked *plan, o outcome) {
 // time, so that the request waits for the store no longer than for one.
 func (p *Proxy) observe(ctx context.Context, c *claims) {
 	var taking sync.WaitGroup
-	for i, policy := range c.policies {
+	for i := range c.policies {
 		taking.Go(func() {
 			d, err := p.taker.TakeInto(ctx, c.takes[i:i+1], nil)
 			switch {
@@ -282,15 +306,23 @@ func (p *Proxy) observe(ctx context.Context, c *claims) {
 				if ctx.Err() == nil {
 					p.reportStore(err)
 				}
-				policy.count(uncounted)
+				c.observed(i, uncounted)
 			case d.Admitted:
-				policy.count(admitted)
+				c.observed(i, admitted)
 			default:
-				policy.count(observed)
+				c.observed(i, observed)
 			}
 		})
 	}
 	taking.Wait()
+}
+
+// observed counts what one of the policies in mode Observe did.
+func (c *claims) observed(i int, d decision) {
+	c.policies[i].count(d)
+	if c.decided != nil {
+		c.decided[i] = d
+	}
 }
 
 // reportStore logs an error of the taker. That the store is away is the

@@ -69,10 +69,13 @@ func (s *session) request() bool {
 	}
 	s.see()
 	if s.server.direction == ruleset.Inbound && s.seen.probed(s.server.proxy.probes, s.destination.Port()) {
-		s.policies, s.quotas = s.policies[:0], s.quotas[:0]
+		s.policies, s.quotas, s.span = s.policies[:0], s.quotas[:0], nil
 		return s.forwardRequest()
 	}
 	refused, err := s.decide()
+	if s.span != nil {
+		s.traced.Store(s.span)
+	}
 	switch {
 	case err != nil:
 		s.abort()
@@ -234,7 +237,9 @@ func (s *session) refuse(f *refusal) bool {
 	if !s.passOver(body) {
 		return false
 	}
-	return s.sent(s.write(&s.reply, bodiless, keepAlive, false))
+	err := s.write(&s.reply, bodiless, keepAlive, false)
+	s.endTraced()
+	return s.sent(err)
 }
 
 // passOver reads n bytes of a body that nobody wants.
@@ -267,6 +272,7 @@ func (s *session) refuseLast(f *refusal) bool {
 func (s *session) write(a *answer, bodiless, keepAlive, last bool) error {
 	s.writing.Lock()
 	defer s.writing.Unlock()
+	s.respond(a.status)
 	return s.client.send(a.asHTTP1(bodiless, keepAlive, last))
 }
 
@@ -459,14 +465,16 @@ func (s *session) answersFirst(wrong *malformed) bool {
 		return false
 	}
 	s.responding = true
+	s.respond(s.reply.status)
 	return s.client.send(s.reply.asHTTP1(false, false, true)) == nil
 }
 
 // edits reports whether the head changes on its way: what Connection names
-// goes no further (RFC 9110 section 7.6.1), nor does what policies strip.
+// goes no further (RFC 9110 section 7.6.1), nor does what policies strip, and a
+// recorded request tells of its span.
 func (s *session) edits() bool {
 	h := &s.in
-	return s.forwards || h.connection.others || h.connection.upgrade && hasToken(h.upgrades, "h2c") || s.stripsAny()
+	return s.span != nil || s.forwards || h.connection.others || h.connection.upgrade && hasToken(h.upgrades, "h2c") || s.stripsAny()
 }
 
 // stripsAny reports whether any policy strips a field, here or in a trailer.
@@ -497,13 +505,13 @@ func (s *session) appendEdited(b, data []byte) []byte {
 		case s.forwards && (sameName(f.name, "Host") || sameName(f.name, "Proxy-Authorization") || sameName(f.name, "Proxy-Connection")):
 		case sameName(f.name, "Connection"):
 			b = appendConnection(b, f, noUpgrade)
-		case strips(s.policies, f.name), h.connection.others && h.nominated(f.name),
+		case strips(s.policies, f.name), s.tracedField(f.name), h.connection.others && h.nominated(f.name),
 			noUpgrade && (sameName(f.name, "Upgrade") || sameName(f.name, "HTTP2-Settings")):
 		default:
 			b = append(b, data[h.lines[i]:h.lines[i+1]]...)
 		}
 	}
-	return append(b, "\r\n"...)
+	return append(s.appendTraced(b), "\r\n"...)
 }
 
 // appendOriginForm writes the request line as the destination itself expects it.

@@ -133,6 +133,7 @@ func (s *session) badResponse(err error) bool {
 
 // switched passes on the head after which the connection is no longer HTTP.
 func (s *session) switched() bool {
+	s.respond(s.out.status)
 	s.insert(s.asked.added)
 	s.become(modeHTTP1, modeOpaque)
 	s.answered()
@@ -144,6 +145,7 @@ func (s *session) switched() bool {
 // finalResponse passes on a response that ends its request.
 func (s *session) finalResponse() bool {
 	h := &s.out
+	s.respond(h.status)
 	if h.doubled {
 		s.dropLength()
 	}

@@ -164,15 +164,20 @@ func (h *http2Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	refused, err := x.admit(r.Context(), h.server.proxy, h.server.direction, &seen, x)
+	if x.span != nil {
+		defer x.ends()
+	}
 	switch {
 	case err != nil:
 		panic(http.ErrAbortHandler) // nobody waits for an answer
 	case refused != nil:
-		refused.write(w, r)
+		x.status = refused.write(w, r)
 	default:
 		strip(r, x.policies)
+		x.traceHeader(r.Header)
 		x.forward(r)
 	}
+	x.served = true
 }
 
 // exchange is one request of HTTP/2 and its response.
@@ -187,6 +192,21 @@ type exchange struct {
 	alone bool
 	// waits: the client sends its body when it is asked to.
 	waits bool
+	// status that the client gets; 0: none yet.
+	status int
+	// served: the response has come to its end.
+	served bool
+}
+
+// ends ends the request's span.
+func (x *exchange) ends() {
+	if x.status != 0 {
+		respond(x.span, x.server.direction, x.status)
+	}
+	if !x.served {
+		x.span.Fail("connection_lost")
+	}
+	x.span.End()
 }
 
 // waitsToSend reports whether the client of a request of net/http's server for
@@ -293,6 +313,7 @@ func (x *exchange) RoundTrip(r *http.Request) (*http.Response, error) {
 }
 
 func (x *exchange) modifyResponse(response *http.Response) error {
+	x.status = response.StatusCode
 	x.alone = response.ContentLength == 0 || response.Request.Method == http.MethodHead
 	h := x.w.Header()
 	addRateLimitFields(h, x.quotas)
@@ -317,7 +338,7 @@ func (x *exchange) upstreamFailed(w http.ResponseWriter, r *http.Request, err er
 	}
 	x.server.proxy.log.Debug("forwarding failed", "direction", x.server.direction, "error", err)
 	x.alone = true
-	unreachable().write(w, r)
+	x.status = unreachable().write(w, r)
 }
 
 // strip removes from a request what its policies strip, trailers included.

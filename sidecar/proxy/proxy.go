@@ -6,8 +6,8 @@
 // What is not HTTP in clear text, TLS included, is relayed byte for byte and
 // counted in a metric. To an admitted HTTP request and its response the proxy
 // adds and changes nothing but what RFC 9110 asks of an intermediary
-// (hop-by-hop fields), the identity headers that a policy strips, and, Inbound,
-// the RateLimit fields.
+// (hop-by-hop fields), the identity headers that a policy strips, Inbound the
+// RateLimit fields, and traceparent where the request is recorded as a span.
 package proxy
 
 import (
@@ -26,6 +26,7 @@ import (
 	"github.com/weir-dev/weir/sidecar/intercept"
 	"github.com/weir-dev/weir/sidecar/limiter"
 	"github.com/weir-dev/weir/sidecar/ruleset"
+	"github.com/weir-dev/weir/tracing"
 )
 
 // Taker decides on takes. An error that wraps limiter.ErrStore means that the
@@ -65,6 +66,8 @@ type Proxy struct {
 
 	apply sync.Mutex // serializes Apply
 	table atomic.Pointer[table]
+	// tracer is nil while no traces are wanted.
+	tracer atomic.Pointer[tracing.Tracer]
 
 	// draining ends when Shutdown begins, cut when its patience has ended.
 	draining context.Context
@@ -119,6 +122,9 @@ func (p *Proxy) Apply(rs *ruleset.Ruleset) error {
 	p.lines.wake()
 	return nil
 }
+
+// Trace records requests that meet a policy with t from now on; nil: none.
+func (p *Proxy) Trace(t *tracing.Tracer) { p.tracer.Store(t) }
 
 // Serve accepts connections of one direction from l until Shutdown, and then
 // returns nil. It closes l.

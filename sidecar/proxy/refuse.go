@@ -236,8 +236,8 @@ func (a *answer) asHTTP1(bodiless, keepAlive, last bool) []byte {
 	return b
 }
 
-// write answers a request of net/http's.
-func (f *refusal) write(w http.ResponseWriter, r *http.Request) {
+// write answers a request of net/http's, and returns the status.
+func (f *refusal) write(w http.ResponseWriter, r *http.Request) int {
 	var out answer
 	out.say(f, strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc"))
 	h := w.Header()
@@ -246,6 +246,7 @@ func (f *refusal) write(w http.ResponseWriter, r *http.Request) {
 	}
 	w.WriteHeader(out.status)
 	_, _ = w.Write(out.body) // a HEAD has no body: net/http drops it; a client that is gone needs none
+	return out.status
 }
 
 func writeJSON(w http.ResponseWriter, status int, contentType string, body any) {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/weir-dev/weir/sidecar/intercept"
 	"github.com/weir-dev/weir/sidecar/ruleset"
+	"github.com/weir-dev/weir/tracing"
 )
 
 const (
@@ -102,6 +103,8 @@ type session struct {
 	out head
 	// responding: some of the response has gone to the client; writing guards it.
 	responding bool
+	// traced is the span of the request under way; nil: not recorded.
+	traced atomic.Pointer[tracing.Span]
 }
 
 // asking is what the response's reader must know of its request.
@@ -146,6 +149,7 @@ func (s *session) await(ok func() bool) {
 // answered notes that the response has ended, before its last bytes are sent:
 // the client may ask on as soon as it has them.
 func (s *session) answered() {
+	s.endTraced() // before the next request may begin
 	s.pending.Store(false)
 	if s.waiting.Load() {
 		s.wake()
@@ -169,6 +173,7 @@ func (s *session) end() {
 	if !last {
 		return
 	}
+	s.lostTraced()
 	_ = s.client.Close()
 	if s.up.Conn != nil {
 		_ = s.up.Close()
@@ -331,6 +336,7 @@ func (s *session) upstreamEnded(err error) {
 	}
 	if s.pending.Load() {
 		s.server.proxy.metrics.upstream.WithLabelValues(string(s.server.direction)).Inc()
+		s.lostTraced()
 	}
 	s.lastAnswered()
 }

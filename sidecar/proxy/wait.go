@@ -245,6 +245,7 @@ func (h *hold) report(o outcome) {
 		ending = endedForwarded
 	}
 	h.w.policy.waits[ending].Observe(time.Since(h.w.arrived).Seconds())
+	h.a.recordWait(h.w, ending)
 }
 
 // peek says what ask would, and neither takes nor counts.

@@ -26,6 +26,19 @@ type Ruleset struct {
 	HostRoots string `json:"hostRoots,omitempty"`
 	// Policies that select the pod, ordered by name.
 	Policies []Policy `json:"policies,omitempty"`
+	// Tracing is absent while nobody collects traces, and in what is stamped
+	// into a pod.
+	Tracing *Tracing `json:"tracing,omitempty"`
+}
+
+// Tracing has requests that meet a policy recorded as OpenTelemetry spans.
+type Tracing struct {
+	// Endpoint is the base URL of a collector of OTLP over HTTP, without
+	// credentials.
+	Endpoint string `json:"endpoint"`
+	// Ratio of the traces that begin at the sidecar is recorded, 0 to 1. Others
+	// are recorded where whoever began them does.
+	Ratio float64 `json:"ratio"`
 }
 
 // Store is the Redis that holds the windows.

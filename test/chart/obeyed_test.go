@@ -79,6 +79,9 @@ var obeyed = map[string]struct {
 	"interception.leafLife":           {to: "1h", shows: "- --leaf-life=1h"},
 	"interception.hostRootsConfigMap": {to: "mine", shows: "configMap: {name: mine, optional: true}"},
 
+	"tracing.endpoint":      {to: "http://collector:4318", shows: "- --traces-endpoint=http://collector:4318"},
+	"tracing.samplingRatio": {to: "0.5", shows: "- --traces-ratio=0.5"},
+
 	"networkPolicy.enabled":            {to: "true", shows: "kind: NetworkPolicy"},
 	"networkPolicy.metricsFrom":        {to: `[{"podSelector":{"matchLabels":{"app":"prometheus"}}}]`, with: []string{"networkPolicy.enabled=true"}, shows: "app: prometheus"},
 	"networkPolicy.isolatedNamespaces": {to: `["bondhu"]`, shows: "namespace: bondhu"},

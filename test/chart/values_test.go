@@ -46,6 +46,9 @@ func TestBadValuesAreRefusedWithASentence(t *testing.T) {
 		"an issuer of nobody":      {[]string{trial, "certificates.certManager.issuerRef.name=mine"}, "issuerRef is set, but certificates.certManager.enabled is not"},
 		"authorities that are no":  {[]string{"redis.url=rediss://a:6379", "redis.caBundle=x"}, "redis.caBundle holds no certificate"},
 		"users of another way":     {[]string{trial, "redis.users=maybe"}, "at '/redis/users'"},
+		"a collector by gRPC":      {[]string{trial, "tracing.endpoint=collector:4317"}, "tracing.endpoint is not the URL of a collector"},
+		"a collector's password":   {[]string{trial, "tracing.endpoint=http://me:sesame@collector"}, "tracing.endpoint is not the URL of a collector"},
+		"more than all traces":     {[]string{trial, "tracing.samplingRatio=1.5"}, "at '/tracing/samplingRatio'"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

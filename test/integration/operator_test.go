@@ -266,6 +266,26 @@ var _ = Describe("the operator", Ordered, func() {
 		}).Should(Equal(&v1alpha1.PodCounts{Selected: 1, Enforcing: 1, Summary: "1/1"}))
 	})
 
+	It("hands the collector of traces to running sidecars, and stamps it into no pod", func() {
+		namespace := newNamespace(nil)
+		pod := startSidecar(createPod(namespace, "web-1", web, true), leader)
+		tracing := func() *ruleset.Tracing {
+			pod.mu.Lock()
+			defer pod.mu.Unlock()
+			return pod.applied.Tracing
+		}
+		settings := leader.rulesets.Settings()
+		DeferCleanup(func() { leader.rulesets.Configure(settings) })
+		Consistently(tracing).Should(BeNil())
+		traced := settings
+		traced.Tracing = &ruleset.Tracing{Endpoint: "http://collector:4318", Ratio: 0.25}
+		leader.rulesets.Configure(traced)
+		Eventually(tracing).Should(Equal(traced.Tracing))
+		Expect(leader.rulesets.Stamped(namespace, nil, web, GinkgoLogr).Tracing).To(BeNil())
+		leader.rulesets.Configure(settings)
+		Eventually(tracing).Should(BeNil())
+	})
+
 	It("says which pods it waits for, which have no sidecar, and which refused their rules", func() {
 		namespace := newNamespace(nil)
 		policy := createPolicy(namespace, "api", "web", 100)

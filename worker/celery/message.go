@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+
+	"github.com/weir-dev/weir/tracing"
 )
 
 // Message is a call that was read from a queue.
@@ -47,6 +49,8 @@ type Message struct {
 	// Crashes counts the workers that ended while they ran it, Passes those of
 	// ours that did not know its task.
 	Crashes, Passes int
+	// Trace is what the run follows from; the zero Context: nothing that is known.
+	Trace tracing.Context
 }
 
 // envelope is kombu's form of a message.
@@ -92,6 +96,7 @@ type headers struct {
 	Origin       string      `json:"origin"`
 	IgnoreResult bool        `json:"ignore_result"`
 	Weir         *extension  `json:"weir,omitempty"`
+	traceHeaders
 }
 
 // extension is a header of our own, which Celery passes over.
@@ -142,7 +147,7 @@ func Decode(raw string) (*Message, error) {
 	}
 	m := &Message{
 		Raw: raw, ID: h.ID, Task: h.Task, RootID: h.RootID, Retries: max(h.Retries, 0),
-		Priority: e.Properties.Priority, IgnoreResult: h.IgnoreResult,
+		Priority: e.Properties.Priority, IgnoreResult: h.IgnoreResult, Trace: h.context(),
 	}
 	// What could be read identifies a message that is refused for the rest.
 	if m.Task == "" || m.ID == "" {
@@ -251,6 +256,7 @@ func (s *Signature) Encode(now time.Time, origin string) ([]byte, error) {
 			ResultTTL: s.ResultTTL.Seconds(), PeriodicTask: s.PeriodicTask,
 			EnqueuedAt: float64(now.UnixMicro()) / 1e6,
 		},
+		traceHeaders: writeTrace(s.Trace),
 	}
 	if h.RootID == "" {
 		h.RootID = s.ID

@@ -4,6 +4,8 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+
+	"github.com/weir-dev/weir/tracing"
 )
 
 // Signature is a call that is to be enqueued.
@@ -34,6 +36,8 @@ type Signature struct {
 	// PeriodicTask is "namespace/name" of the resource that the call goes back
 	// to; empty: none.
 	PeriodicTask string
+	// Trace is what the call's run follows from; the zero Context: nothing.
+	Trace tracing.Context
 }
 
 // RetryPolicy says how often and when a failed call runs again: after

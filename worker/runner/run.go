@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/weir-dev/weir/tracing"
 	"github.com/weir-dev/weir/worker/celery"
 )
 
@@ -22,6 +23,9 @@ type run struct {
 	started bool // STARTED was written; of the announce loop alone
 	// children that it has enqueued, the first of them.
 	children []string
+	// trace is what follows from the run; span is nil unless it is recorded.
+	trace tracing.Context
+	span  *tracing.Span
 }
 
 // Fates of a run's handler.
@@ -51,6 +55,7 @@ func (r *Runner) start(ctx context.Context, d *celery.Delivery) {
 	now := time.Now()
 	limited, cancel := context.WithCancelCause(ctx)
 	one := &run{Delivery: d, began: now, cancel: cancel}
+	r.trace(one)
 	r.mu.Lock()
 	r.running[d.Tag] = one
 	r.mu.Unlock()
@@ -58,6 +63,7 @@ func (r *Runner) start(ctx context.Context, d *celery.Delivery) {
 	if ending, why := r.unfit(d, known, now); why != "" {
 		cancel(nil)
 		one.settled.Store(true)
+		one.traceUnfit(why)
 		r.end(one, ending, why)
 		return
 	}
@@ -70,7 +76,7 @@ func (r *Runner) start(ctx context.Context, d *celery.Delivery) {
 	}
 	timer := time.AfterFunc(hard, func() { r.overrun(one) })
 	go func() {
-		result, err := call(limited, handler, r.newCall(one))
+		result, err := call(tracing.NewContext(limited, one.trace), handler, r.newCall(one))
 		timer.Stop()
 		if one.fate.Swap(fateReturned) == fateStuck {
 			r.stuck.Add(-1) // it ended after all
@@ -170,7 +176,13 @@ func (r *Runner) newCall(one *run) *Call {
 				}
 			}
 			r.mu.Unlock()
-			return r.c.Broker.EnqueueOnce(ctx, d.ID, rememberChildren, children...)
+			span := r.traceChildren(one, children)
+			defer span.End()
+			err := r.c.Broker.EnqueueOnce(ctx, d.ID, rememberChildren, children...)
+			if err != nil {
+				span.Fail("_OTHER")
+			}
+			return err
 		},
 	}
 }
@@ -189,6 +201,7 @@ func (r *Runner) conclude(one *run, result json.RawMessage, err, cause error) {
 	if err == nil {
 		r.metrics.ran(d.Task, "success", elapsed)
 		r.event(func() celery.Event { return succeeded(d, result, elapsed) })
+		one.traceEnd(celery.Success, nil)
 		r.end(one, r.consumer.End(d, celery.Outcome{State: celery.Success, Value: result}, one.children, ttl), "")
 		return
 	}
@@ -202,6 +215,7 @@ func (r *Runner) conclude(one *run, result json.RawMessage, err, cause error) {
 	case errors.Is(cause, ErrShutdown):
 		r.end(one, r.consumer.GiveBack(d), "given back")
 	case errors.Is(cause, ErrRevoked):
+		one.traceEnd(celery.Revoked, nil)
 		r.end(one, r.consumer.End(d, celery.Outcome{
 			State: celery.Revoked, Err: errors.New("terminated"), ErrType: "TaskRevokedError", ErrModule: "celery.exceptions",
 		}, nil, ttl), "revoked")
@@ -229,6 +243,7 @@ func (r *Runner) failed(one *run, err error, elapsed time.Duration, now time.Tim
 			r.log(d, "retried", err)
 			r.metrics.ran(d.Task, "retry", elapsed)
 			r.event(func() celery.Event { return unsuccessful("task-retried", d, err) })
+			one.traceEnd(celery.Retry, err)
 			r.end(one, ending, "retried")
 			return
 		}
@@ -241,6 +256,7 @@ func (r *Runner) failed(one *run, err error, elapsed time.Duration, now time.Tim
 	r.log(d, reason, err)
 	r.metrics.ran(d.Task, "failure", elapsed)
 	r.event(func() celery.Event { return unsuccessful("task-failed", d, err) })
+	one.traceEnd(celery.Failure, err)
 	r.end(one, r.consumer.Dead(d, outcome, reason, now, ttl), reason)
 }
 
@@ -259,6 +275,7 @@ func (r *Runner) overrun(one *run) {
 	r.log(one.Delivery, "exhausted", err)
 	r.metrics.ran(one.Task, "failure", now.Sub(one.began))
 	r.event(func() celery.Event { return unsuccessful("task-failed", one.Delivery, err) })
+	one.traceEnd(celery.Failure, err)
 	r.end(one, r.consumer.Dead(one.Delivery, outcome, "exhausted", now, r.resultTTL(one.Delivery)), "exhausted")
 }
 
@@ -274,6 +291,9 @@ func (r *Runner) countStuck(one *run) {
 func (r *Runner) end(one *run, ending celery.Ending, why string) {
 	if why != "" {
 		r.metrics.ended(one.Delivery, why)
+		if one.span != nil {
+			one.span.Set(tracing.Text(attributeOutcome, why))
+		}
 	}
 	if why == "revoked" || why == "expired" {
 		r.event(func() celery.Event {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/weir-dev/weir/tracing"
 	"github.com/weir-dev/weir/worker/celery"
 )
 
@@ -45,6 +46,8 @@ type Config struct {
 
 	Registerer prometheus.Registerer
 	Logger     *slog.Logger
+	// Tracer records runs; nil: none.
+	Tracer *tracing.Tracer
 }
 
 // Runner is one worker.

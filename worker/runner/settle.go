@@ -100,6 +100,7 @@ func (r *Runner) finishEach(ctx context.Context, batch []settled) {
 		if err := r.finish(ctx, batch[i:i+1]); err != nil {
 			r.c.Logger.Error("Redis refuses the end of a call, which others will run again after the lease",
 				"queue", batch[i].run.Queue, "error", err.Error())
+			batch[i].run.span.Fail("not_stored")
 		}
 	}
 	r.acknowledged(batch)
@@ -110,6 +111,7 @@ func (r *Runner) acknowledged(batch []settled) {
 	defer r.mu.Unlock()
 	for i := range batch {
 		delete(r.running, batch[i].run.Tag)
+		batch[i].run.span.End()
 	}
 }
 

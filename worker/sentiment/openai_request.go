@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/weir-dev/weir/tracing"
 	"github.com/weir-dev/weir/worker/runner"
 )
 
@@ -98,6 +99,12 @@ func (o *openAI) request(ctx context.Context, user string, texts []string) (*htt
 	request.Header.Set("Authorization", "Bearer "+o.key)
 	request.Header.Set("Content-Type", "application/json")
 	request.Header.Set("X-User-ID", user)
+	if trace := tracing.FromContext(ctx); trace.Valid() {
+		request.Header.Set(tracing.ParentField, trace.Parent())
+		if trace.State != "" {
+			request.Header.Set(tracing.StateField, trace.State)
+		}
+	}
 	return request, nil
 }
 

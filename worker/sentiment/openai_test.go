@@ -12,6 +12,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/weir-dev/weir/tracing"
 )
 
 const (
@@ -22,6 +24,7 @@ const (
 // received is a request that an endpoint got.
 type received struct {
 	path, authorization, user string
+	parent, state             string // of the trace
 	body                      chatRequest
 	texts                     []string
 }
@@ -38,6 +41,7 @@ func startEndpoint(t *testing.T, answer func(w http.ResponseWriter, r received))
 	e := &endpoint{}
 	e.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, request *http.Request) {
 		r := received{path: request.URL.Path, authorization: request.Header.Get("Authorization"), user: request.Header.Get("X-User-ID")}
+		r.parent, r.state = request.Header.Get("traceparent"), request.Header.Get("tracestate")
 		body, _ := io.ReadAll(request.Body)
 		var data struct {
 			Texts []string `json:"texts"`
@@ -103,6 +107,23 @@ func TestOpenAI(t *testing.T) {
 	}
 	if got, err := e.scorer(t).Score(t.Context(), "u", []string{"", "\n"}); err != nil || !slices.Equal(got, []float64{0, 0}) || len(e.got) != 1 {
 		t.Errorf("texts without words: got %v, error %v, %d requests", got, err, len(e.got))
+	}
+}
+
+// So the sidecar's span of the call is a part of the task's trace.
+func TestOpenAIIsAskedInTheTasksTrace(t *testing.T) {
+	t.Parallel()
+	e := startEndpoint(t, rate)
+	scorer := e.scorer(t)
+	const parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+	for i, c := range []struct{ parent, state string }{{parent, "vendor=1"}, {parent, ""}, {"", ""}} {
+		ctx := tracing.NewContext(t.Context(), tracing.Parse(c.parent, c.state))
+		if _, err := scorer.Score(ctx, "alice", []string{"fine"}); err != nil {
+			t.Fatal(err)
+		}
+		if got := e.got[i]; got.parent != c.parent || got.state != c.state {
+			t.Errorf("asked with the parent %q and the state %q, want %q and %q", got.parent, got.state, c.parent, c.state)
+		}
 	}
 }
 

@@ -76,3 +76,9 @@ def again(self):
         store().sadd("interop:begun", f"0/python/{uuid.uuid4()}")
         time.sleep(300)
     return {"redelivered": delivery.get("redelivered")}
+
+
+@app.task(name="traced", bind=True)
+def traced(self):
+    """Says of which trace it is, asking as OpenTelemetry's instrumentation does."""
+    return {name: getattr(self.request, name, None) for name in ("traceparent", "tracestate")}
