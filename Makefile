@@ -57,8 +57,9 @@ test: ## Everything: generated files, units, API-server suites and, where possib
 	@$(MAKE) test-chart
 	@if [ -n "$${KUBECONFIG:-}" ] || { [ "$$(uname -s)" = Linux ] && [ "$$(id -u)" = 0 ]; }; then \
 	  $(MAKE) test-e2e; \
+	  $(MAKE) test-chart-e2e; \
 	else \
-	  echo "left out: the cluster suite (test/e2e), which needs root on Linux, or KUBECONFIG"; \
+	  echo "left out: the cluster suites (test/e2e, test/docs, test/chart/cluster), which need root on Linux, or KUBECONFIG"; \
 	fi
 
 .PHONY: test-unit
