@@ -24,7 +24,7 @@ const (
 	retention = 24 * time.Hour
 )
 
-// ErrNoCertificate: the Secret that somebody else fills is not there yet, or
+// ErrNoCertificate says that the Secret that somebody else fills is not there yet, or
 // has nothing to serve in it.
 var ErrNoCertificate = errors.New("no certificate to serve")
 
