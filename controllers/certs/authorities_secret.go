@@ -23,7 +23,9 @@ const (
 	labelAuthority = "weir.dev/authority-of"
 )
 
-// No name can be given: there is a Secret for every namespace that intercepts.
+// Secrets of the operator's own namespace: the certificates, the key of the
+// store's users, and one for every namespace that intercepts, so no names can be
+// given.
 // +kubebuilder:rbac:groups="",resources=secrets,verbs=get;list;watch;create;update;delete,namespace=weir-system
 
 // settle brings a namespace's Secret into the state that succession wants.

@@ -24,9 +24,6 @@ const (
 	DefaultWebhookName = "weir"
 )
 
-// Create cannot be restricted to a name: the object has none yet when it is asked for.
-// +kubebuilder:rbac:groups="",resources=secrets,verbs=create,namespace=weir-system
-// +kubebuilder:rbac:groups="",resources=secrets,resourceNames=weir-certificates,verbs=get;update,namespace=weir-system
 // +kubebuilder:rbac:groups=admissionregistration.k8s.io,resources=mutatingwebhookconfigurations,resourceNames=weir,verbs=get;patch
 
 // Options of a Keeper.

@@ -26,8 +26,6 @@ const (
 )
 
 // +kubebuilder:rbac:groups="",resources=namespaces,verbs=get
-// +kubebuilder:rbac:groups="",resources=secrets,verbs=create,namespace=weir-system
-// +kubebuilder:rbac:groups="",resources=secrets,resourceNames=weir-store-users,verbs=get;update,namespace=weir-system
 
 // secret is what the Secret holds.
 type secret struct {

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"os"
 	"slices"
 	"strings"
@@ -65,11 +66,14 @@ func (p *permission) String() string {
 
 // allows says whether a request needed this permission. Reading a list and
 // watching it are one: client-go streams a list where the API server can, and
-// lists where it cannot.
+// lists where it cannot. To apply what is not there takes both patch and create.
 func (p *permission) allows(e *auditEvent) bool {
 	verbs := []string{p.verb}
-	if p.verb == "list" || p.verb == "watch" {
+	switch {
+	case p.verb == "list" || p.verb == "watch":
 		verbs = []string{"list", "watch"}
+	case p.verb == "create" && e.ResponseStatus.Code == http.StatusCreated:
+		verbs = []string{"create", "patch"}
 	}
 	resource := e.ObjectRef.Resource
 	if e.ObjectRef.Subresource != "" {
@@ -153,7 +157,7 @@ func undone(g Gomega, file string) (differences []string) {
 			continue
 		}
 		events++
-		if event.ResponseStatus.Code == 403 && !terminating(event) {
+		if event.ResponseStatus.Code == http.StatusForbidden && !terminating(event) {
 			differences = append(differences, "refused: "+event.String())
 		}
 		for _, p := range all {
