@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -28,20 +29,23 @@ const (
 	maxReason   = 1 << 10
 )
 
-// authenticated lets a request pass that has a token which means something.
-func (s *Server) authenticated(next func(http.ResponseWriter, *http.Request, caller)) http.Handler {
+// authenticated lets a request pass that has a token which means something, as
+// was reviewed no longer than that ago.
+func (s *Server) authenticated(longest time.Duration, next func(http.ResponseWriter, *http.Request, caller)) http.Handler {
 	return s.metrics.counted(func(w http.ResponseWriter, r *http.Request) {
 		token := ""
 		if scheme, credentials, _ := strings.Cut(r.Header.Get("Authorization"), " "); strings.EqualFold(scheme, "Bearer") {
 			token = strings.TrimSpace(credentials)
 		}
-		found, err := s.tokens.authenticate(r.Context(), token)
+		found, err := s.tokens.authenticate(r.Context(), token, longest)
 		switch {
 		case errors.Is(err, errUnauthenticated):
 			w.Header().Set("WWW-Authenticate", `Bearer realm="weir"`)
 			refuse(w, http.StatusUnauthorized, "A service account token with audience "+ruleset.Audience+" is required.")
 		case err != nil:
-			s.options.Logger.Error(err, "cannot review tokens: sidecars keep the rules that they have")
+			if s.complaints.due(time.Now()) { // it would be one of every sidecar
+				s.options.Logger.Error(err, "cannot review tokens: sidecars keep the rules that they have")
+			}
 			w.Header().Set("Retry-After", "1")
 			refuse(w, http.StatusServiceUnavailable, "The API server cannot be asked whose token it is. Try again.")
 		default:
@@ -204,6 +208,16 @@ func (s *Server) serveAcknowledgements(w http.ResponseWriter, r *http.Request, f
 	boundWrite(w)
 	w.Header().Set("Content-Type", "application/json")
 	_ = json.NewEncoder(w).Encode(next) // a peer that is gone asks again
+}
+
+// complaints is when one of many equal errors was logged last.
+type complaints struct{ last atomic.Int64 }
+
+const complaintInterval = 10 * time.Second
+
+func (c *complaints) due(now time.Time) bool {
+	last := c.last.Load()
+	return now.UnixNano()-last >= int64(complaintInterval) && c.last.CompareAndSwap(last, now.UnixNano())
 }
 
 func refuse(w http.ResponseWriter, status int, sentence string) {

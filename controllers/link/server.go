@@ -69,6 +69,8 @@ type Server struct {
 	turns     turns
 	allowance *allowance
 	metrics   metrics
+	// complaints about reviews of tokens.
+	complaints complaints
 	// serving says that sidecars are answered.
 	serving atomic.Bool
 }
@@ -153,9 +155,9 @@ func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 
 func (s *Server) handler() http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle("POST "+ruleset.LinkPath, s.authenticated(s.serveRuleset))
-	mux.Handle("POST "+ruleset.CertificatePath, s.authenticated(s.serveCertificate))
-	mux.Handle("GET "+AcknowledgementsPath, s.authenticated(s.serveAcknowledgements))
+	mux.Handle("POST "+ruleset.LinkPath, s.authenticated(podTokenKnownFor, s.serveRuleset))
+	mux.Handle("POST "+ruleset.CertificatePath, s.authenticated(podTokenKnownFor, s.serveCertificate))
+	mux.Handle("GET "+AcknowledgementsPath, s.authenticated(knownFor, s.serveAcknowledgements))
 	return mux
 }
 
