@@ -11,6 +11,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/weir-dev/weir/api/v1alpha1"
+	"github.com/weir-dev/weir/controllers/link"
 )
 
 // CacheOptions keep the memory of a large cluster's pods small: a pod's few
@@ -61,8 +62,8 @@ func stripPod(object any) (any, error) {
 		},
 		Status: corev1.PodStatus{Phase: pod.Status.Phase, PodIP: pod.Status.PodIP},
 	}
-	for _, container := range pod.Spec.InitContainers {
-		stripped.Spec.InitContainers = append(stripped.Spec.InitContainers, corev1.Container{Name: container.Name})
+	if link.HasSidecar(pod) { // a Container is a kilobyte, whatever is in it
+		stripped.Spec.InitContainers = []corev1.Container{{Name: v1alpha1.SidecarContainer}}
 	}
 	if pod.Labels[v1alpha1.LabelPeriodicTask] != "" {
 		stripped.Status.Conditions = pod.Status.Conditions

@@ -10,13 +10,12 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/weir-dev/weir/api/v1alpha1"
 	"github.com/weir-dev/weir/sidecar/ruleset"
@@ -65,8 +64,6 @@ func (s *Server) serveRuleset(w http.ResponseWriter, r *http.Request, from calle
 		refuse(w, status, err.Error())
 		return
 	}
-	superseded, done := s.turns.take(from.uid)
-	defer done()
 	rung, hangUp := s.options.Rulesets.listen(from.pod)
 	defer hangUp()
 	if err := s.admitPod(r.Context(), from, rung); err != nil {
@@ -77,52 +74,49 @@ func (s *Server) serveRuleset(w http.ResponseWriter, r *http.Request, from calle
 		Namespace: from.pod.Namespace, Pod: from.pod.Name, UID: from.uid,
 		Enforcing: report.Enforcing, Rejected: report.Rejected, NotIntercepting: report.NotIntercepting, Seen: time.Now(),
 	})
-
-	s.metrics.held.Inc()
-	next, err := s.newer(r.Context(), from, report, rung, superseded)
-	s.metrics.held.Dec()
-	boundWrite(w)
+	next, err := s.newer(r.Context(), from, report)
 	switch {
 	case err != nil:
 		s.options.Logger.Error(err, "cannot answer a sidecar", "namespace", from.pod.Namespace, "pod", from.pod.Name)
 		w.Header().Set("Retry-After", "1")
-		refuse(w, http.StatusServiceUnavailable, "The pod's Ruleset cannot be computed now. Try again.")
-	case next == nil:
+		refuse(w, http.StatusServiceUnavailable, cannotCompute)
+	case next.gone:
+		boundWrite(w)
 		w.WriteHeader(http.StatusNoContent)
-	default:
+	case next.answer != nil:
+		boundWrite(w)
 		w.Header().Set("Content-Type", "application/json")
-		_, _ = w.Write(next.body) // a sidecar that is gone asks again
+		_, _ = w.Write(next.answer.body) // a sidecar that is gone asks again
+	default:
+		s.hold(w, r, from, report)
 	}
 }
 
-// newer waits until the pod's Ruleset is another than the one that it enforces
-// or has rejected; nil when there is none for now.
-func (s *Server) newer(ctx context.Context, from caller, report ruleset.Report, rung, superseded <-chan struct{}) (*answer, error) {
-	patience := time.NewTimer(s.options.Patience)
-	defer patience.Stop()
-	for {
-		pod, err := s.podOf(ctx, from)
-		if err != nil {
-			return nil, nil // gone meanwhile: its next request is told so
-		}
-		current, err := s.options.Rulesets.of(ctx, pod)
-		if err != nil {
-			return nil, err
-		}
-		rejected := report.Rejected != nil && report.Rejected.Version == current.version
-		if current.version != report.Version && !rejected {
-			return current, nil
-		}
-		select {
-		case <-rung:
-		case <-superseded:
-			return nil, nil
-		case <-patience.C:
-			return nil, nil
-		case <-ctx.Done():
-			return nil, nil
-		}
+const cannotCompute = "The pod's Ruleset cannot be computed now. Try again."
+
+// news is what there is to tell a sidecar; nothing when it is zero.
+type news struct {
+	answer *answer
+	// gone: there is no such pod any more.
+	gone bool
+}
+
+// newer says whether the pod's Ruleset is another than the one that it enforces
+// or has rejected.
+func (s *Server) newer(ctx context.Context, from caller, report ruleset.Report) (news, error) {
+	pod, err := s.podOf(ctx, from)
+	if err != nil {
+		return news{gone: true}, nil //nolint:nilerr // its next request is told so
 	}
+	current, err := s.options.Rulesets.of(ctx, pod)
+	if err != nil {
+		return news{}, err
+	}
+	rejected := report.Rejected != nil && report.Rejected.Version == current.version
+	if current.version == report.Version || rejected {
+		return news{}, nil
+	}
+	return news{answer: current}, nil
 }
 
 // admitPod waits a little for a pod that the cache does not know yet.
@@ -147,7 +141,7 @@ var errNoPod = errors.New("The pod that the token is bound to does not exist (an
 // podOf is the pod that a token is bound to: not one of the same name.
 func (s *Server) podOf(ctx context.Context, from caller) (*corev1.Pod, error) {
 	pod := &corev1.Pod{}
-	err := s.options.Cache.Get(ctx, from.pod, pod)
+	err := s.options.Cache.Get(ctx, from.pod, pod, client.UnsafeDisableDeepCopy) // only read
 	switch {
 	case apierrors.IsNotFound(err), err == nil && pod.UID != from.uid:
 		return nil, errNoPod
@@ -228,31 +222,4 @@ func refuse(w http.ResponseWriter, status int, sentence string) {
 // boundWrite gives the answer requestTimeout.
 func boundWrite(w http.ResponseWriter) {
 	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(requestTimeout))
-}
-
-// turns let a pod hold one request: a new one ends the one before, which its
-// sidecar has given up.
-type turns struct {
-	mu   sync.Mutex
-	held map[types.UID]chan struct{}
-}
-
-func (t *turns) take(uid types.UID) (superseded <-chan struct{}, done func()) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.held == nil {
-		t.held = map[types.UID]chan struct{}{}
-	}
-	if before, ok := t.held[uid]; ok {
-		close(before)
-	}
-	turn := make(chan struct{})
-	t.held[uid] = turn
-	return turn, func() {
-		t.mu.Lock()
-		defer t.mu.Unlock()
-		if t.held[uid] == turn {
-			delete(t.held, uid)
-		}
-	}
 }

@@ -66,7 +66,8 @@ func ServiceAccountUser(namespace, name string) string {
 type Server struct {
 	options   Options
 	tokens    *tokens
-	turns     turns
+	waiting   waiting
+	returning *returning
 	allowance *allowance
 	metrics   metrics
 	// complaints about reviews of tokens.
@@ -88,7 +89,7 @@ func New(options Options) (*Server, error) {
 	if options.Patience == 0 {
 		options.Patience = defaultPatience
 	}
-	s := &Server{options: options, tokens: newTokens(options.Reviewer), allowance: newAllowance(), metrics: newMetrics()}
+	s := &Server{options: options, tokens: newTokens(options.Reviewer), allowance: newAllowance(), metrics: newMetrics(), returning: newReturning()}
 	for _, collector := range []prometheus.Collector{s.metrics.held, s.metrics.answers, s.metrics.certificates} {
 		if err := options.Registerer.Register(collector); err != nil {
 			return nil, fmt.Errorf("registering the link's metrics: %w", err)
@@ -138,6 +139,7 @@ func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 	go func() {
 		defer close(stopped)
 		<-ctx.Done()
+		s.waiting.close()
 		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
 		defer cancel()
 		_ = server.Shutdown(closing) // what is still open is cut off with the process
@@ -145,6 +147,8 @@ func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 	s.options.Logger.Info("serving the link", "address", listener.Addr().String())
 	s.serving.Store(true)
 	defer s.serving.Store(false)
+	s.returning.address = listener.Addr()
+	go func() { _ = server.Serve(s.returning) }() // it ends with the other
 	err := server.Serve(tls.NewListener(netutil.LimitListener(listener, maxConnections), config))
 	if !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("serving the link: %w", err)

@@ -119,13 +119,17 @@ func (b *bench) run(ctx context.Context, folder string) error {
 		name string
 		do   func(context.Context) error
 	}{
-		{"policies and pods created", func(ctx context.Context) (err error) {
-			if err = b.fleet.createNamespaces(ctx, b.api); err == nil {
-				members, err = b.fleet.createPods(ctx, b.api)
-			}
-			return err
+		{"policies and pods created", func(ctx context.Context) error {
+			return b.profiling(ctx, "create", func(ctx context.Context) (err error) {
+				if err = b.fleet.createNamespaces(ctx, b.api); err == nil {
+					members, err = b.fleet.createPods(ctx, b.api)
+				}
+				return err
+			})
 		}},
-		{"sidecars connect", func(ctx context.Context) error { return b.connect(ctx, folder, members) }},
+		{"sidecars connect", func(ctx context.Context) error {
+			return b.profiling(ctx, "connect", func(ctx context.Context) error { return b.connect(ctx, folder, members) })
+		}},
 		{"at rest", b.rest},
 		{"edits, few sidecars", func(ctx context.Context) error { return b.editMany(ctx, fewPolicy, few) }},
 		{"edits, many sidecars", func(ctx context.Context) error { return b.editMany(ctx, allPolicy, b.fleet.pods[0]) }},
@@ -192,6 +196,7 @@ func (b *bench) note(name string, took time.Duration, cpuBefore float64) error {
 }
 
 func (b *bench) connect(ctx context.Context, folder string, members []member) error {
+
 	bundle, err := b.authority(ctx)
 	if err != nil {
 		return err

@@ -25,7 +25,7 @@ type sidecars struct {
 
 // connect starts the link client of every pod, a few in a millisecond.
 func connect(ctx context.Context, folder string, members []member, reach ruleset.Link) (*sidecars, error) {
-	ctx, stop := context.WithCancel(ctx)
+	ctx, stop := context.WithCancel(context.WithoutCancel(ctx)) // until close
 	s := &sidecars{folder: folder, stop: stop}
 	for i, one := range members {
 		own := filepath.Join(folder, strconv.Itoa(i))
