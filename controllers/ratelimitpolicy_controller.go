@@ -118,6 +118,7 @@ func (r *RateLimitPolicyReconciler) Reconcile(ctx context.Context, request recon
 	verdicts := programming.Accept(policies.Items)
 	said := r.Acknowledgements.Of(namespace)
 	authority := r.Authorities.Bundle(namespace) != ""
+	running := candidates(pods.Items)
 	var failures []error
 	for i := range policies.Items {
 		policy := &policies.Items[i]
@@ -126,7 +127,7 @@ func (r *RateLimitPolicyReconciler) Reconcile(ctx context.Context, request recon
 			continue // being deleted
 		}
 		failures = append(failures, r.write(ctx, observed{
-			policy: policy, verdict: verdict, pods: selectPods(policy, pods.Items), said: said, authority: authority, trusted: trusted, now: now,
+			policy: policy, verdict: verdict, pods: selectPods(policy, running), said: said, authority: authority, trusted: trusted, now: now,
 		}))
 	}
 	if err := errors.Join(failures...); err != nil {
