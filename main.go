@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"time"
@@ -131,9 +132,17 @@ func loopback(address string) bool {
 	return err == nil && net.ParseIP(host).IsLoopback()
 }
 
+// gcPercent is GOGC where the environment has none: most of the operator's
+// memory is what it holds for each sidecar, and little is allocated, so that
+// half of the usual head room costs next to no CPU.
+const gcPercent = 50
+
 func main() {
 	if len(os.Args) > 1 && os.Args[1] == "check" {
 		os.Exit(check.Main(ctrl.SetupSignalHandler(), os.Args[2:], os.Stdout))
+	}
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(gcPercent)
 	}
 	o, logging := parse()
 	ctrl.SetLogger(zap.New(zap.UseFlagOptions(&logging)))

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"slices"
 	"strconv"
@@ -30,69 +31,112 @@ const (
 
 // authenticated lets a request pass that has a token which means something, as
 // was reviewed no longer than that ago.
-func (s *Server) authenticated(longest time.Duration, next func(http.ResponseWriter, *http.Request, caller)) http.Handler {
-	return s.metrics.counted(func(w http.ResponseWriter, r *http.Request) {
-		token := ""
-		if scheme, credentials, _ := strings.Cut(r.Header.Get("Authorization"), " "); strings.EqualFold(scheme, "Bearer") {
-			token = strings.TrimSpace(credentials)
+func (s *Server) authenticated(longest time.Duration, next func(http.ResponseWriter, *http.Request, caller)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		found, err := s.tokens.authenticate(r.Context(), bearer(r), longest)
+		if err != nil {
+			no := s.refusalOf(err)
+			maps.Copy(w.Header(), no.header)
+			refuse(w, no.status, no.sentence)
+			return
 		}
-		found, err := s.tokens.authenticate(r.Context(), token, longest)
-		switch {
-		case errors.Is(err, errUnauthenticated):
-			w.Header().Set("WWW-Authenticate", `Bearer realm="weir"`)
-			refuse(w, http.StatusUnauthorized, "A service account token with audience "+ruleset.Audience+" is required.")
-		case err != nil:
-			if s.complaints.due(time.Now()) { // it would be one of every sidecar
-				s.options.Logger.Error(err, "cannot review tokens: sidecars keep the rules that they have")
-			}
-			w.Header().Set("Retry-After", "1")
-			refuse(w, http.StatusServiceUnavailable, "The API server cannot be asked whose token it is. Try again.")
-		default:
-			next(w, r, found)
-		}
-	})
+		next(w, r, found)
+	}
 }
 
-// serveRuleset answers one Report: see ruleset.LinkPath.
-func (s *Server) serveRuleset(w http.ResponseWriter, r *http.Request, from caller) {
-	if from.uid == "" {
-		refuse(w, http.StatusForbidden, "The token of "+from.username+" is not bound to a pod: only a pod's own projected token may ask.")
-		return
+func bearer(r *http.Request) string {
+	scheme, credentials, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	if !strings.EqualFold(scheme, "Bearer") {
+		return ""
 	}
-	report, status, err := readReport(w, r)
+	return strings.TrimSpace(credentials)
+}
+
+// refusal is an answer that gives nothing.
+type refusal struct {
+	status   int
+	header   http.Header
+	sentence string
+}
+
+func again(sentence string) refusal {
+	return refusal{http.StatusServiceUnavailable, http.Header{"Retry-After": {"1"}}, sentence}
+}
+
+// refusalOf says why a token did not authenticate.
+func (s *Server) refusalOf(err error) refusal {
+	if errors.Is(err, errUnauthenticated) {
+		return refusal{http.StatusUnauthorized, http.Header{"Www-Authenticate": {`Bearer realm="weir"`}},
+			"A service account token with audience " + ruleset.Audience + " is required."}
+	}
+	if s.complaints.due(time.Now()) { // it would be one of every sidecar
+		s.options.Logger.Error(err, "cannot review tokens: sidecars keep the rules that they have")
+	}
+	return again("The API server cannot be asked whose token it is. Try again.")
+}
+
+// serveRuleset answers one Report: see ruleset.LinkPath. It is done outside of
+// the HTTP server, see held: after a restart of the operator, most of the
+// cluster's sidecars wait for their tokens' reviews at the same time.
+func (s *Server) serveRuleset(w http.ResponseWriter, r *http.Request) {
+	body, status, err := readReport(w, r)
 	if err != nil {
 		refuse(w, status, err.Error())
 		return
 	}
+	asked := question{token: strings.Clone(bearer(r)), body: body}
+	if s.unreviewed.Add(asked.size()) > maxUnreviewedBytes {
+		s.unreviewed.Add(-asked.size())
+		no := again("Too many requests wait for a review of their tokens. Try again.")
+		maps.Copy(w.Header(), no.header)
+		refuse(w, no.status, no.sentence)
+		return
+	}
+	if h := s.takeOut(w, r); h != nil {
+		go h.serve(asked)
+	} else {
+		s.unreviewed.Add(-asked.size())
+	}
+}
+
+// question is a request of which nothing is known yet.
+type question struct {
+	token string
+	body  []byte
+}
+
+func (q *question) size() int64 { return int64(len(q.token) + len(q.body)) }
+
+// admit says who asked, and keeps what the report acknowledges; or why not.
+func (s *Server) admit(ctx context.Context, asked question) (caller, ruleset.Report, *refusal) {
+	var report ruleset.Report
+	from, err := s.tokens.authenticate(ctx, asked.token, podTokenKnownFor)
+	s.unreviewed.Add(-asked.size())
+	if err != nil {
+		no := s.refusalOf(err)
+		return from, report, &no
+	}
+	if from.uid == "" {
+		return from, report, &refusal{status: http.StatusForbidden,
+			sentence: "The token of " + from.username + " is not bound to a pod: only a pod's own projected token may ask."}
+	}
+	if err := json.Unmarshal(asked.body, &report); err != nil {
+		return from, report, &refusal{status: http.StatusBadRequest, sentence: "The body is not a report in JSON."}
+	}
+	if report.Rejected != nil && len(report.Rejected.Reason) > maxReason {
+		report.Rejected.Reason = strings.ToValidUTF8(report.Rejected.Reason[:maxReason], "")
+	}
 	rung, hangUp := s.options.Rulesets.listen(from.pod)
 	defer hangUp()
-	if err := s.admitPod(r.Context(), from, rung); err != nil {
-		refuse(w, http.StatusForbidden, err.Error())
-		return
+	if err := s.admitPod(ctx, from, rung); err != nil {
+		return from, report, &refusal{status: http.StatusForbidden, sentence: err.Error()}
 	}
 	s.options.Acknowledgements.Record(Acknowledgement{
 		Namespace: from.pod.Namespace, Pod: from.pod.Name, UID: from.uid,
 		Enforcing: report.Enforcing, Rejected: report.Rejected, NotIntercepting: report.NotIntercepting, Seen: time.Now(),
 	})
-	next, err := s.newer(r.Context(), from, report)
-	switch {
-	case err != nil:
-		s.options.Logger.Error(err, "cannot answer a sidecar", "namespace", from.pod.Namespace, "pod", from.pod.Name)
-		w.Header().Set("Retry-After", "1")
-		refuse(w, http.StatusServiceUnavailable, cannotCompute)
-	case next.gone:
-		boundWrite(w)
-		w.WriteHeader(http.StatusNoContent)
-	case next.answer != nil:
-		boundWrite(w)
-		w.Header().Set("Content-Type", "application/json")
-		_, _ = w.Write(next.answer.body) // a sidecar that is gone asks again
-	default:
-		s.hold(w, r, from, report)
-	}
+	return from, report, nil
 }
-
-const cannotCompute = "The pod's Ruleset cannot be computed now. Try again."
 
 // news is what there is to tell a sidecar; nothing when it is zero.
 type news struct {
@@ -161,27 +205,21 @@ func HasSidecar(pod *corev1.Pod) bool {
 	})
 }
 
-// readReport reads a bounded body in bounded time. Unknown fields are a newer
-// sidecar's.
-func readReport(w http.ResponseWriter, r *http.Request) (report ruleset.Report, status int, err error) {
+// readReport reads a bounded body in bounded time. It is decoded once it is
+// known whose it is.
+func readReport(w http.ResponseWriter, r *http.Request) (body []byte, status int, err error) {
 	connection := http.NewResponseController(w)
 	_ = connection.SetReadDeadline(time.Now().Add(requestTimeout))
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxReportBytes))
+	body, err = io.ReadAll(http.MaxBytesReader(w, r.Body, maxReportBytes))
 	// The connection is read on while the request is held, to see it close.
 	_ = connection.SetReadDeadline(time.Time{})
 	if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge {
-		return report, http.StatusRequestEntityTooLarge, fmt.Errorf("The report is larger than %d bytes.", maxReportBytes) //nolint:staticcheck // a sentence of an answer
-	}
-	if err == nil {
-		err = json.Unmarshal(body, &report)
+		return nil, http.StatusRequestEntityTooLarge, fmt.Errorf("The report is larger than %d bytes.", maxReportBytes) //nolint:staticcheck // a sentence of an answer
 	}
 	if err != nil {
-		return report, http.StatusBadRequest, errors.New("The body is not a report in JSON.") //nolint:staticcheck // a sentence of an answer
+		return nil, http.StatusBadRequest, errors.New("The report cannot be read.") //nolint:staticcheck // a sentence of an answer
 	}
-	if report.Rejected != nil && len(report.Rejected.Reason) > maxReason {
-		report.Rejected.Reason = strings.ToValidUTF8(report.Rejected.Reason[:maxReason], "")
-	}
-	return report, 0, nil
+	return slices.Clip(body), 0, nil
 }
 
 // serveAcknowledgements tells a peer what was acknowledged here after

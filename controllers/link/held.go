@@ -15,59 +15,87 @@ import (
 	"github.com/weir-dev/weir/sidecar/ruleset"
 )
 
-// held is a request that waits until its pod's Ruleset is another. There is one
-// for each pod of the cluster, so it is taken out of the HTTP server, whose
-// buffers and stacks would be most of the operator's memory: what stays is the
-// connection, and a goroutine that sees it close or the next request come. That
-// one goes back to the HTTP server.
+// held is a request of a sidecar, which waits for the review of its token and
+// then until its pod's Ruleset is another. There is one for each pod of the
+// cluster, so it is taken out of the HTTP server, whose buffers and stacks would
+// be most of the operator's memory: what stays is the connection, and a
+// goroutine that sees it close or the next request come. That one goes back to
+// the HTTP server.
 type held struct {
 	server *Server
 	conn   net.Conn
+	// gone is called when the sidecar is gone, or answered.
+	gone func()
+	// from and report are known once the request is settled; Enforcing is not kept.
 	from   caller
-	report ruleset.Report // without Enforcing
+	report ruleset.Report
 
 	// looking says that a look is about to be taken.
-	looking  atomic.Bool
-	patience *time.Timer
-	hangUp   func()
+	looking atomic.Bool
 
 	mu sync.Mutex
+	// settled: it waits for another Ruleset.
+	settled  bool
+	patience *time.Timer
+	hangUp   func()
 	// over: it is answered, or the sidecar is gone.
 	over bool
 	// last: no request may follow on the connection.
 	last bool
 }
 
-// hold takes a request out of the HTTP server. Its sidecar has no newer Ruleset
-// to get by now.
-func (s *Server) hold(w http.ResponseWriter, r *http.Request, from caller, report ruleset.Report) {
+// takeOut takes a request out of the HTTP server; nil when that has answered it.
+func (s *Server) takeOut(w http.ResponseWriter, r *http.Request) *held {
 	last := r.Close || !r.ProtoAtLeast(1, 1)
 	conn, buffered, err := http.NewResponseController(w).Hijack()
 	if err != nil {
 		s.options.Logger.Error(err, "cannot hold a sidecar's request")
 		refuse(w, http.StatusInternalServerError, "The request cannot be held.")
-		return
+		return nil
 	}
 	if buffered.Reader.Buffered() > 0 { // a request behind the one that is held: no sidecar's
 		_ = conn.Close()
-		return
+		return nil
 	}
 	if returned, ok := conn.(*returned); ok {
 		conn = returned.Conn
 	}
-	report.Enforcing, report.NotIntercepting = nil, nil
-	h := &held{server: s, conn: conn, from: from, report: report, last: last}
-	s.metrics.held.Inc()
-	h.mu.Lock()
-	h.hangUp = s.options.Rulesets.tell(from.pod, h.wake)
-	h.patience = time.AfterFunc(s.options.Patience, func() { h.answer(http.StatusNoContent, nil) })
-	h.mu.Unlock()
+	return &held{server: s, conn: conn, last: last}
+}
+
+// serve answers the request, or settles it.
+func (h *held) serve(asked question) {
+	ctx, cancel := context.WithCancel(context.Background())
+	h.gone = cancel
 	go h.read()
-	if !s.waiting.add(h) {
-		h.end()
+	from, report, no := h.server.admit(ctx, asked)
+	if no != nil {
+		h.answer(no.status, no.header, []byte(no.sentence+"\n"))
 		return
 	}
-	h.wake() // for what changed before it was listened to
+	h.from, h.report = from, ruleset.Report{Version: report.Version, Rejected: report.Rejected}
+	switch {
+	case h.looked():
+	case h.settle():
+		h.wake() // for what changed before it was listened to
+	default:
+		h.end()
+	}
+}
+
+// settle has the request wait, and says whether it does: not when the sidecar is
+// gone, or the server ends.
+func (h *held) settle() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.over || !h.server.waiting.add(h) {
+		return false
+	}
+	h.settled = true
+	h.server.metrics.held.Inc()
+	h.hangUp = h.server.options.Rulesets.tell(h.from.pod, h.wake)
+	h.patience = time.AfterFunc(h.server.options.Patience, func() { h.answer(http.StatusNoContent, nil, nil) })
+	return true
 }
 
 // wake has a look taken, soon. It does not block.
@@ -77,23 +105,31 @@ func (h *held) wake() {
 	}
 }
 
-// look answers when there is something to answer with.
 func (h *held) look() {
 	h.looking.Store(false)
+	h.looked()
+}
+
+// looked answers when there is something to answer with, and says so.
+func (h *held) looked() bool {
 	next, err := h.server.newer(context.Background(), h.from, h.report)
 	switch {
 	case err != nil:
 		h.server.options.Logger.Error(err, "cannot answer a sidecar", "namespace", h.from.pod.Namespace, "pod", h.from.pod.Name)
-		h.answer(http.StatusServiceUnavailable, []byte(cannotCompute))
+		no := again("The pod's Ruleset cannot be computed now. Try again.")
+		h.answer(no.status, no.header, []byte(no.sentence+"\n"))
 	case next.gone: // its next request is told so
-		h.answer(http.StatusNoContent, nil)
+		h.answer(http.StatusNoContent, nil, nil)
 	case next.answer != nil:
-		h.answer(http.StatusOK, next.answer.body)
+		h.answer(http.StatusOK, http.Header{"Content-Type": {"application/json"}}, next.answer.body)
+	default:
+		return false
 	}
+	return true
 }
 
 // answer ends the request; only the first answer counts.
-func (h *held) answer(status int, body []byte) {
+func (h *held) answer(status int, header http.Header, body []byte) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.over {
@@ -102,7 +138,7 @@ func (h *held) answer(status int, body []byte) {
 	h.leave()
 	h.server.metrics.answered(status)
 	_ = h.conn.SetWriteDeadline(time.Now().Add(requestTimeout))
-	if _, err := h.conn.Write(encodeAnswer(status, body, h.last)); err != nil || h.last {
+	if _, err := h.conn.Write(encodeAnswer(status, header, body, h.last)); err != nil || h.last {
 		_ = h.conn.Close()
 		return
 	}
@@ -115,12 +151,16 @@ func (h *held) end() {
 	h.mu.Lock()
 	h.last = true
 	h.mu.Unlock()
-	h.answer(http.StatusNoContent, nil)
+	h.answer(http.StatusNoContent, nil, nil)
 }
 
 // leave is called once, with mu held.
 func (h *held) leave() {
 	h.over = true
+	h.gone()
+	if !h.settled {
+		return
+	}
 	h.patience.Stop()
 	h.hangUp()
 	h.server.waiting.remove(h)
@@ -145,14 +185,12 @@ func (h *held) read() {
 }
 
 // encodeAnswer is an HTTP/1.1 response.
-func encodeAnswer(status int, body []byte, last bool) []byte {
-	header := http.Header{}
-	switch status {
-	case http.StatusOK:
-		header.Set("Content-Type", "application/json")
-	case http.StatusServiceUnavailable:
+func encodeAnswer(status int, header http.Header, body []byte, last bool) []byte {
+	if header == nil {
+		header = http.Header{}
+	}
+	if len(body) > 0 && header.Get("Content-Type") == "" {
 		header.Set("Content-Type", "text/plain; charset=utf-8")
-		header.Set("Retry-After", "1")
 	}
 	response := http.Response{
 		StatusCode: status, ProtoMajor: 1, ProtoMinor: 1, Header: header, Close: last,
@@ -182,7 +220,7 @@ func (w *waiting) add(h *held) bool {
 		w.requests = map[types.UID]*held{}
 	}
 	if before := w.requests[h.from.uid]; before != nil {
-		go before.answer(http.StatusNoContent, nil)
+		go before.answer(http.StatusNoContent, nil, nil)
 	}
 	w.requests[h.from.uid] = h
 	return true

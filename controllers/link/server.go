@@ -35,6 +35,9 @@ const (
 	maxHeaderBytes  = 32 << 10
 	maxReportBytes  = 64 << 10
 	maxConnections  = 32768
+	// maxUnreviewedBytes bounds what is kept of requests, in all, before it is
+	// known whose they are.
+	maxUnreviewedBytes = 64 << 20
 )
 
 // Options of a Server. Every field but Patience is required.
@@ -70,6 +73,8 @@ type Server struct {
 	returning *returning
 	allowance *allowance
 	metrics   metrics
+	// unreviewed are the bytes of requests that are not authenticated yet.
+	unreviewed atomic.Int64
 	// complaints about reviews of tokens.
 	complaints complaints
 	// serving says that sidecars are answered.
@@ -159,9 +164,9 @@ func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 
 func (s *Server) handler() http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle("POST "+ruleset.LinkPath, s.authenticated(podTokenKnownFor, s.serveRuleset))
-	mux.Handle("POST "+ruleset.CertificatePath, s.authenticated(podTokenKnownFor, s.serveCertificate))
-	mux.Handle("GET "+AcknowledgementsPath, s.authenticated(knownFor, s.serveAcknowledgements))
+	mux.Handle("POST "+ruleset.LinkPath, s.metrics.counted(s.serveRuleset))
+	mux.Handle("POST "+ruleset.CertificatePath, s.metrics.counted(s.authenticated(podTokenKnownFor, s.serveCertificate)))
+	mux.Handle("GET "+AcknowledgementsPath, s.metrics.counted(s.authenticated(knownFor, s.serveAcknowledgements)))
 	return mux
 }
 

@@ -103,10 +103,17 @@ func (t *tokens) authenticate(ctx context.Context, token string, longest time.Du
 	if _, ok := t.refused.Get(key); ok {
 		return caller{}, errUnauthenticated
 	}
-	// The review outlives a caller that goes away: others may wait for it.
-	result := t.flights.DoChan(string(key[:]), func() (any, error) {
-		t.reviews <- struct{}{} // each takes reviewTimeout at most
+	select {
+	case t.reviews <- struct{}{}:
 		defer func() { <-t.reviews }()
+	case <-ctx.Done():
+		return caller{}, ctx.Err()
+	}
+	// The review outlives a caller that goes away: others may wait for it.
+	answer, err, _ := t.flights.Do(string(key[:]), func() (any, error) {
+		if known, ok := t.known.Get(key); ok && t.now().Sub(known.(review).at) < longest {
+			return known.(review).caller, nil // reviewed while this one waited
+		}
 		reviewing, cancel := context.WithTimeout(context.WithoutCancel(ctx), reviewTimeout)
 		defer cancel()
 		found, err := t.review(reviewing, token)
@@ -120,12 +127,10 @@ func (t *tokens) authenticate(ctx context.Context, token string, longest time.Du
 		}
 		return found, err
 	})
-	select {
-	case <-ctx.Done():
+	if ctx.Err() != nil {
 		return caller{}, ctx.Err()
-	case answer := <-result:
-		return answer.Val.(caller), answer.Err
 	}
+	return answer.(caller), err
 }
 
 // spread shortens a time by up to a quarter: what was reviewed at the same time,
