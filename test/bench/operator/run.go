@@ -217,7 +217,7 @@ func (b *bench) connect(ctx context.Context, folder string, members []member) er
 
 // untilHeld waits until the requests of all sidecars are held.
 func (b *bench) untilHeld(ctx context.Context) error {
-	return until(ctx, patience, 100*time.Millisecond, "every sidecar is answered", func() (bool, error) {
+	return until(ctx, patience, 250*time.Millisecond, "every sidecar is answered", func() (bool, error) {
 		held, err := b.operator.held(ctx)
 		return held >= b.options.Pods, err
 	})
