@@ -25,9 +25,12 @@ type sidecars struct {
 
 // connect starts the link client of every pod, a few in a millisecond.
 func connect(ctx context.Context, folder string, members []member, reach ruleset.Link) (*sidecars, error) {
-	ctx, stop := context.WithCancel(context.WithoutCancel(ctx)) // until close
+	asking, stop := context.WithCancel(context.WithoutCancel(ctx)) // until close
 	s := &sidecars{folder: folder, stop: stop}
 	for i, one := range members {
+		if err := ctx.Err(); err != nil {
+			return s, err
+		}
 		own := filepath.Join(folder, strconv.Itoa(i))
 		if err := os.Mkdir(own, 0o700); err != nil {
 			return s, err
@@ -48,7 +51,7 @@ func connect(ctx context.Context, folder string, members []member, reach ruleset
 			return s, err
 		}
 		client.Restore()
-		s.running.Go(func() { client.Run(ctx) })
+		s.running.Go(func() { client.Run(asking) })
 		if i%10 == 0 {
 			time.Sleep(10 * time.Millisecond) // pods do not all start at once
 		}
