@@ -92,6 +92,8 @@ func (h *held) settle() bool {
 		return false
 	}
 	h.settled = true
+	h.gone() // what it ends has ended
+	h.gone = func() {}
 	h.server.metrics.held.Inc()
 	h.hangUp = h.server.options.Rulesets.tell(h.from.pod, h.wake)
 	h.patience = time.AfterFunc(h.server.options.Patience, func() { h.answer(http.StatusNoContent, nil, nil) })
@@ -170,6 +172,7 @@ func (h *held) leave() {
 // read waits for what the sidecar does next: it goes away, or, once it is
 // answered, asks again.
 func (h *held) read() {
+	untilReadable(h.conn)
 	first := make([]byte, 1)
 	count, _ := h.conn.Read(first)
 	h.mu.Lock()

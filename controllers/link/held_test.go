@@ -5,8 +5,10 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptrace"
 	"strings"
@@ -224,6 +226,50 @@ func TestNothingIsReadBehindAHeldRequest(t *testing.T) {
 		}
 		c.untilHeld(t, 0)
 	}
+}
+
+func TestConnectionsAreLimited(t *testing.T) {
+	t.Parallel()
+	listener, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	few := limit(listener, 2)
+	accepted := make(chan net.Conn)
+	ended := make(chan error)
+	go func() {
+		for {
+			conn, err := few.Accept()
+			if err != nil {
+				ended <- err
+				return
+			}
+			accepted <- conn
+		}
+	}()
+	for range 3 {
+		conn, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", listener.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = conn.Close() }()
+	}
+	first := <-accepted
+	second := <-accepted
+	select {
+	case <-accepted:
+		t.Error("a third connection was accepted beside two")
+	case <-time.After(50 * time.Millisecond):
+	}
+	_ = first.Close()
+	_ = first.Close() // counts once
+	third := <-accepted
+	_ = few.Close()
+	if err := <-ended; !errors.Is(err, net.ErrClosed) {
+		t.Errorf("a closed listener says %v", err)
+	}
+	_ = second.Close()
+	_ = third.Close()
 }
 
 func TestChangesWakeManyHeldRequestsOnce(t *testing.T) {

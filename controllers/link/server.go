@@ -12,7 +12,6 @@ import (
 
 	"github.com/go-logr/logr"
 	"github.com/prometheus/client_golang/prometheus"
-	"golang.org/x/net/netutil"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
@@ -154,7 +153,7 @@ func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 	defer s.serving.Store(false)
 	s.returning.address = listener.Addr()
 	go func() { _ = server.Serve(s.returning) }() // it ends with the other
-	err := server.Serve(tls.NewListener(netutil.LimitListener(listener, maxConnections), config))
+	err := server.Serve(tls.NewListener(limit(listener, maxConnections), config))
 	if !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("serving the link: %w", err)
 	}

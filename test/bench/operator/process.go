@@ -102,7 +102,7 @@ func (b *binary) ended() error {
 		return nil
 	}
 	text, _ := os.ReadFile(b.logFile())
-	return fmt.Errorf("the operator ended: %v\n%s", b.process.Err(), text[max(0, len(text)-4096):])
+	return fmt.Errorf("the operator ended (exit: %s)\n%s", b.command.ProcessState, text[max(0, len(text)-4096):])
 }
 
 func (b *binary) get(ctx context.Context, port, path string) ([]byte, error) {
@@ -136,7 +136,7 @@ func (b *binary) held(ctx context.Context) (int, error) {
 	}
 	text, err := b.get(ctx, b.metrics, "/metrics")
 	if err != nil {
-		return 0, nil
+		return 0, nil //nolint:nilerr // it does not serve yet
 	}
 	_, after, found := bytes.Cut(text, []byte("\nweir_link_held_requests "))
 	if !found {
