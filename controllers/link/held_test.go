@@ -10,8 +10,10 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/http/httptrace"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -270,6 +272,85 @@ func TestConnectionsAreLimited(t *testing.T) {
 	}
 	_ = second.Close()
 	_ = third.Close()
+}
+
+func TestHandshakesAreComputedInTurn(t *testing.T) {
+	t.Parallel()
+	certified := httptest.NewTLSServer(http.NotFoundHandler())
+	defer certified.Close()
+	listener, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	turns := make(handshakes, 1)
+	few := limit(listener, 100)
+	defer func() { _ = few.Close() }()
+	config := &tls.Config{Certificates: certified.TLS.Certificates, GetConfigForClient: turns.wait, MinVersion: tls.VersionTLS13}
+	errs := make(chan error, 100)
+	go func() {
+		for {
+			conn, err := few.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				secured := tls.Server(conn, config)
+				defer func() { _ = secured.Close() }()
+				errs <- secured.HandshakeContext(t.Context())
+			}()
+		}
+	}()
+	dial := func() error {
+		conn, err := (&tls.Dialer{Config: &tls.Config{InsecureSkipVerify: true}}).DialContext(t.Context(), "tcp", listener.Addr().String()) //nolint:gosec // the test's own server
+		if err == nil {
+			err = conn.Close()
+		}
+		return err
+	}
+	var dialling sync.WaitGroup
+	for range 20 {
+		dialling.Go(func() {
+			if err := dial(); err != nil {
+				t.Errorf("one that had to wait its turn: %v", err)
+			}
+		})
+	}
+	dialling.Wait()
+	for range 20 {
+		if err := <-errs; err != nil {
+			t.Errorf("the server says %v", err)
+		}
+	}
+
+	// A client that gives up while another has the turn.
+	turns <- struct{}{}
+	impatient, giveUp := context.WithCancel(t.Context())
+	gone := make(chan error, 1)
+	go func() {
+		conn, err := (&tls.Dialer{Config: &tls.Config{InsecureSkipVerify: true}}).DialContext(impatient, "tcp", listener.Addr().String()) //nolint:gosec // the test's own server
+		if err == nil {
+			_ = conn.Close()
+		}
+		gone <- err
+	}()
+	time.Sleep(50 * time.Millisecond) // it is likely to have said hello; if not, it is gone as well
+	giveUp()
+	if err := <-gone; err == nil {
+		t.Error("the client was not held up")
+	}
+	time.Sleep(20 * time.Millisecond)
+	<-turns
+	select {
+	case err := <-errs:
+		if err == nil {
+			t.Error("a handshake with nobody succeeded")
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("the handshake did not end")
+	}
+	if err := dial(); err != nil {
+		t.Errorf("the turn was not given up: %v", err)
+	}
 }
 
 func TestChangesWakeManyHeldRequestsOnce(t *testing.T) {

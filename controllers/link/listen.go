@@ -1,9 +1,12 @@
 package link
 
 import (
+	"crypto/tls"
 	"errors"
 	"net"
+	"runtime"
 	"sync"
+	"sync/atomic"
 	"syscall"
 )
 
@@ -46,13 +49,78 @@ type limitedConn struct {
 	net.Conn
 	free chan struct{}
 	once sync.Once
+	// turn is given up with the next write; nil: it has none. See handshakes.
+	turn atomic.Pointer[func()]
+}
+
+// Write is of net.Conn.
+func (c *limitedConn) Write(p []byte) (int, error) {
+	defer c.endTurn()
+	return c.Conn.Write(p)
 }
 
 // Close is of net.Conn.
 func (c *limitedConn) Close() error {
+	c.endTurn()
 	err := c.Conn.Close()
 	c.once.Do(func() { <-c.free })
 	return err
+}
+
+func (c *limitedConn) endTurn() {
+	if end := c.turn.Swap(nil); end != nil {
+		(*end)()
+	}
+}
+
+// handshakes are computed one after the other: of thousands that compete for
+// the processors none would end before its sidecar gives it up and tries anew.
+// It has a value for each that is under way.
+type handshakes chan struct{}
+
+func newHandshakes() handshakes { return make(handshakes, runtime.GOMAXPROCS(0)) }
+
+var errGone = errors.New("the client is gone")
+
+// wait is called between the client's hello and the answer to it, of a
+// connection of limited; its turn ends when that is written. For
+// tls.Config.GetConfigForClient.
+func (h handshakes) wait(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+	conn, ok := hello.Conn.(*limitedConn)
+	if !ok {
+		return nil, nil
+	}
+	select {
+	case h <- struct{}{}:
+	case <-hello.Context().Done():
+		return nil, hello.Context().Err()
+	}
+	end := func() { <-h }
+	if closed(conn.Conn) { // what is computed for it would be lost
+		end()
+		return nil, errGone
+	}
+	conn.turn.Store(&end)
+	return nil, nil
+}
+
+// closed says whether the other side has closed a connection on which it has
+// nothing more to say for now.
+func closed(conn net.Conn) bool {
+	system, ok := conn.(syscall.Conn)
+	if !ok {
+		return false
+	}
+	raw, err := system.SyscallConn()
+	if err != nil {
+		return true
+	}
+	gone := false
+	err = raw.Control(func(socket uintptr) {
+		count, _, err := syscall.Recvfrom(int(socket), make([]byte, 1), syscall.MSG_PEEK)
+		gone = err == nil && count == 0 || err != nil && !errors.Is(err, syscall.EAGAIN) && !errors.Is(err, syscall.EINTR)
+	})
+	return gone || err != nil
 }
 
 // untilReadable waits until something can be read from a connection, or it is

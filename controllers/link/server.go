@@ -131,6 +131,7 @@ func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 	config.MinVersion = tls.VersionTLS13
 	// One request at a time a connection: HTTP/2 would only cost memory.
 	config.NextProtos = []string{"http/1.1"}
+	config.GetConfigForClient = newHandshakes().wait
 	server := &http.Server{
 		Handler:           s.handler(),
 		ReadHeaderTimeout: requestTimeout,
