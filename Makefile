@@ -103,9 +103,10 @@ test-docs: $(BIN)/images/e2e-app.tar ## The documentation's commands, typed into
 	@hack/test-docs.sh
 
 .PHONY: bench
-bench: ## Measure beside others, in one run: PART=tasks, or PART=proxy (root on Linux) (JSON=1: for machines)
-	@hack/packages.sh $(if $(filter proxy,$(PART)),bench,test interop)
-	@JSON=$(JSON) ROUNDS=$(ROUNDS) OTHER=$(OTHER) PROFILE=$(PROFILE) go run ./test/bench $(or $(PART),tasks)
+bench: ## Measure beside others, in one run: PART=tasks, PART=proxy (root on Linux); or PART=operator with 1,000 policies and 10,000 pods (JSON=1: for machines)
+	@hack/packages.sh $(if $(filter proxy,$(PART)),bench,test $(if $(filter operator,$(PART)),,interop))
+	@$(if $(filter operator,$(PART)),KUBEBUILDER_ASSETS=$$(hack/cluster/kubernetes/build.sh apiserver) POLICIES=$(POLICIES) PODS=$(PODS) EDITS=$(EDITS) REST=$(REST)) \
+	  JSON=$(JSON) ROUNDS=$(ROUNDS) OTHER=$(OTHER) PROFILE=$(PROFILE) go run ./test/bench $(or $(PART),tasks)
 
 .PHONY: verify
 verify: $(TOOLS)/controller-gen ## Fail with the names of files that are stale, unformatted or untidy

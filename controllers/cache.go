@@ -11,6 +11,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/weir-dev/weir/api/v1alpha1"
+	"github.com/weir-dev/weir/controllers/link"
 )
 
 // CacheOptions keep the memory of a large cluster's pods small: a pod's few
@@ -37,6 +38,10 @@ func ofTasks() labels.Selector {
 	return labels.NewSelector().Add(*exists)
 }
 
+// sidecarOnly is of all pods in the cache that have a sidecar: a Container is a
+// kilobyte, whatever is in it. What is in the cache is never written to.
+var sidecarOnly = []corev1.Container{{Name: v1alpha1.SidecarContainer}}
+
 // stripPod keeps what the controllers and the link read of a pod.
 func stripPod(object any) (any, error) {
 	pod, ok := object.(*corev1.Pod)
@@ -61,8 +66,8 @@ func stripPod(object any) (any, error) {
 		},
 		Status: corev1.PodStatus{Phase: pod.Status.Phase, PodIP: pod.Status.PodIP},
 	}
-	for _, container := range pod.Spec.InitContainers {
-		stripped.Spec.InitContainers = append(stripped.Spec.InitContainers, corev1.Container{Name: container.Name})
+	if link.HasSidecar(pod) {
+		stripped.Spec.InitContainers = sidecarOnly
 	}
 	if pod.Labels[v1alpha1.LabelPeriodicTask] != "" {
 		stripped.Status.Conditions = pod.Status.Conditions

@@ -66,7 +66,7 @@ func (r *RateLimitPolicyReconciler) SetupWithManager(mgr ctrl.Manager) error {
 	err := ctrl.NewControllerManagedBy(mgr).
 		Named("ratelimitpolicy").
 		WithOptions(controller.Options{MaxConcurrentReconciles: 4}).
-		Watches(&v1alpha1.RateLimitPolicy{}, handler.EnqueueRequestsFromMapFunc(namespaceOf)).
+		Watches(&v1alpha1.RateLimitPolicy{}, policyChanges()).
 		Watches(&corev1.Pod{}, delayed(settle), builder.WithPredicates(podChanged())).
 		WatchesRawSource(source.Func(r.hear)).
 		Complete(r)
@@ -78,10 +78,6 @@ func (r *RateLimitPolicyReconciler) SetupWithManager(mgr ctrl.Manager) error {
 
 func request(namespace string) reconcile.Request {
 	return reconcile.Request{NamespacedName: types.NamespacedName{Name: namespace}}
-}
-
-func namespaceOf(_ context.Context, object client.Object) []reconcile.Request {
-	return []reconcile.Request{request(object.GetNamespace())}
 }
 
 // hear starts to listen to acknowledgements and authorities; the source starts with leadership.
@@ -118,6 +114,7 @@ func (r *RateLimitPolicyReconciler) Reconcile(ctx context.Context, request recon
 	verdicts := programming.Accept(policies.Items)
 	said := r.Acknowledgements.Of(namespace)
 	authority := r.Authorities.Bundle(namespace) != ""
+	running := candidates(pods.Items)
 	var failures []error
 	for i := range policies.Items {
 		policy := &policies.Items[i]
@@ -126,7 +123,7 @@ func (r *RateLimitPolicyReconciler) Reconcile(ctx context.Context, request recon
 			continue // being deleted
 		}
 		failures = append(failures, r.write(ctx, observed{
-			policy: policy, verdict: verdict, pods: selectPods(policy, pods.Items), said: said, authority: authority, trusted: trusted, now: now,
+			policy: policy, verdict: verdict, pods: selectPods(policy, running), said: said, authority: authority, trusted: trusted, now: now,
 		}))
 	}
 	if err := errors.Join(failures...); err != nil {
@@ -158,6 +155,28 @@ func (r *RateLimitPolicyReconciler) write(ctx context.Context, o observed) error
 	}
 	reportChanges(r.Recorder, o.policy, "Program", policyConditions, before.Status.Conditions, status.Conditions)
 	return nil
+}
+
+// policyChanges queues the namespace of a policy at once, but for what this
+// controller itself has written again about an edit: while many pods acknowledge
+// it, the next look comes anyway.
+func policyChanges() handler.EventHandler {
+	type queue = workqueue.TypedRateLimitingInterface[reconcile.Request]
+	add := func(object client.Object, q queue) { q.Add(request(object.GetNamespace())) }
+	return handler.Funcs{
+		CreateFunc: func(_ context.Context, e event.CreateEvent, q queue) { add(e.Object, q) },
+		UpdateFunc: func(_ context.Context, e event.UpdateEvent, q queue) {
+			before, ok := e.ObjectOld.(*v1alpha1.RateLimitPolicy)
+			after, also := e.ObjectNew.(*v1alpha1.RateLimitPolicy)
+			if ok && also && before.UID == after.UID && before.Generation == after.Generation &&
+				before.DeletionTimestamp.Equal(after.DeletionTimestamp) && before.Status.ObservedGeneration == after.Status.ObservedGeneration {
+				q.AddAfter(request(after.Namespace), settle)
+				return
+			}
+			add(e.ObjectNew, q)
+		},
+		DeleteFunc: func(_ context.Context, e event.DeleteEvent, q queue) { add(e.Object, q) },
+	}
 }
 
 // delayed queues an object's namespace so much later: what changes together is

@@ -43,22 +43,33 @@ type census struct {
 	rejection string
 }
 
-// selectPods are the pods that a policy selects, by name: those that run or are
-// about to, and whose connections can be captured at all.
-func selectPods(policy *v1alpha1.RateLimitPolicy, pods []corev1.Pod) []*corev1.Pod {
+// candidates are the pods that a policy may select, by name: those that run or
+// are about to, and whose connections can be captured at all.
+func candidates(pods []corev1.Pod) []*corev1.Pod {
+	running := make([]*corev1.Pod, 0, len(pods))
+	for i := range pods {
+		pod := &pods[i]
+		ended := pod.DeletionTimestamp != nil || pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed
+		if !ended && !pod.Spec.HostNetwork {
+			running = append(running, pod)
+		}
+	}
+	slices.SortFunc(running, func(a, b *corev1.Pod) int { return cmp.Compare(a.Name, b.Name) })
+	return running
+}
+
+// selectPods are those of the candidates that a policy selects, in their order.
+func selectPods(policy *v1alpha1.RateLimitPolicy, candidates []*corev1.Pod) []*corev1.Pod {
 	selector, err := programming.NewSelector(policy)
 	if err != nil {
 		return nil // not accepted, and its verdict says why
 	}
 	var selected []*corev1.Pod
-	for i := range pods {
-		pod := &pods[i]
-		ended := pod.DeletionTimestamp != nil || pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed
-		if !ended && !pod.Spec.HostNetwork && selector.Selects(pod.Labels, link.HasSidecar(pod)) {
+	for _, pod := range candidates {
+		if selector.Selects(pod.Labels, link.HasSidecar(pod)) {
 			selected = append(selected, pod)
 		}
 	}
-	slices.SortFunc(selected, func(a, b *corev1.Pod) int { return cmp.Compare(a.Name, b.Name) })
 	return selected
 }
 

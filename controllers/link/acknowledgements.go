@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/lru"
 
 	"github.com/weir-dev/weir/sidecar/ruleset"
 )
@@ -52,6 +53,31 @@ type Acknowledgements struct {
 	sequence   uint64
 	namespaces map[string]map[types.UID]entry
 	notify     func(namespace string)
+	// refs are lists that pods have said, by the first and the number of their
+	// policies: pods that are selected alike say the same, and keep it once.
+	refs *lru.Cache
+}
+
+// maxRefs bounds the lists that are looked for again.
+const maxRefs = 4096
+
+type refsKey struct {
+	first ruleset.PolicyRef
+	count int
+}
+
+// shared is an equal list that some pod has said before.
+func (a *Acknowledgements) shared(said []ruleset.PolicyRef) []ruleset.PolicyRef {
+	if len(said) == 0 {
+		return nil
+	}
+	key := refsKey{said[0], len(said)}
+	if known, ok := a.refs.Get(key); ok && slices.Equal(known.([]ruleset.PolicyRef), said) {
+		return known.([]ruleset.PolicyRef)
+	}
+	said = slices.Clip(said)
+	a.refs.Add(key, said)
+	return said
 }
 
 type entry struct {
@@ -66,6 +92,7 @@ func NewAcknowledgements() *Acknowledgements {
 		epoch:      rand.Text(),
 		namespaces: map[string]map[types.UID]entry{},
 		notify:     func(string) {},
+		refs:       lru.New(maxRefs),
 	}
 }
 
@@ -125,6 +152,7 @@ func (a *Acknowledgements) merge(said Acknowledgement) {
 }
 
 func (a *Acknowledgements) put(e entry) {
+	e.Enforcing = a.shared(e.Enforcing)
 	if a.namespaces[e.Namespace] == nil {
 		a.namespaces[e.Namespace] = map[types.UID]entry{}
 	}

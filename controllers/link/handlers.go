@@ -6,16 +6,17 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
+	"sync/atomic"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/weir-dev/weir/api/v1alpha1"
 	"github.com/weir-dev/weir/sidecar/ruleset"
@@ -28,97 +29,138 @@ const (
 	maxReason   = 1 << 10
 )
 
-// authenticated lets a request pass that has a token which means something.
-func (s *Server) authenticated(next func(http.ResponseWriter, *http.Request, caller)) http.Handler {
-	return s.metrics.counted(func(w http.ResponseWriter, r *http.Request) {
-		token := ""
-		if scheme, credentials, _ := strings.Cut(r.Header.Get("Authorization"), " "); strings.EqualFold(scheme, "Bearer") {
-			token = strings.TrimSpace(credentials)
+// authenticated lets a request pass that has a token which means something, as
+// was reviewed no longer than that ago.
+func (s *Server) authenticated(longest time.Duration, next func(http.ResponseWriter, *http.Request, caller)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		found, err := s.tokens.authenticate(r.Context(), bearer(r), longest)
+		if err != nil {
+			no := s.refusalOf(err)
+			maps.Copy(w.Header(), no.header)
+			refuse(w, no.status, no.sentence)
+			return
 		}
-		found, err := s.tokens.authenticate(r.Context(), token)
-		switch {
-		case errors.Is(err, errUnauthenticated):
-			w.Header().Set("WWW-Authenticate", `Bearer realm="weir"`)
-			refuse(w, http.StatusUnauthorized, "A service account token with audience "+ruleset.Audience+" is required.")
-		case err != nil:
-			s.options.Logger.Error(err, "cannot review tokens: sidecars keep the rules that they have")
-			w.Header().Set("Retry-After", "1")
-			refuse(w, http.StatusServiceUnavailable, "The API server cannot be asked whose token it is. Try again.")
-		default:
-			next(w, r, found)
-		}
-	})
+		next(w, r, found)
+	}
 }
 
-// serveRuleset answers one Report: see ruleset.LinkPath.
-func (s *Server) serveRuleset(w http.ResponseWriter, r *http.Request, from caller) {
-	if from.uid == "" {
-		refuse(w, http.StatusForbidden, "The token of "+from.username+" is not bound to a pod: only a pod's own projected token may ask.")
-		return
+func bearer(r *http.Request) string {
+	scheme, credentials, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	if !strings.EqualFold(scheme, "Bearer") {
+		return ""
 	}
-	report, status, err := readReport(w, r)
+	return strings.TrimSpace(credentials)
+}
+
+// refusal is an answer that gives nothing.
+type refusal struct {
+	status   int
+	header   http.Header
+	sentence string
+}
+
+func again(sentence string) refusal {
+	return refusal{http.StatusServiceUnavailable, http.Header{"Retry-After": {"1"}}, sentence}
+}
+
+// refusalOf says why a token did not authenticate.
+func (s *Server) refusalOf(err error) refusal {
+	if errors.Is(err, errUnauthenticated) {
+		return refusal{http.StatusUnauthorized, http.Header{"Www-Authenticate": {`Bearer realm="weir"`}},
+			"A service account token with audience " + ruleset.Audience + " is required."}
+	}
+	if s.complaints.due(time.Now()) { // it would be one of every sidecar
+		s.options.Logger.Error(err, "cannot review tokens: sidecars keep the rules that they have")
+	}
+	return again("The API server cannot be asked whose token it is. Try again.")
+}
+
+// serveRuleset answers one Report: see ruleset.LinkPath. It is done outside of
+// the HTTP server, see held: after a restart of the operator, most of the
+// cluster's sidecars wait for their tokens' reviews at the same time.
+func (s *Server) serveRuleset(w http.ResponseWriter, r *http.Request) {
+	body, status, err := readReport(w, r)
 	if err != nil {
 		refuse(w, status, err.Error())
 		return
 	}
-	superseded, done := s.turns.take(from.uid)
-	defer done()
+	asked := question{token: strings.Clone(bearer(r)), body: body}
+	if s.unreviewed.Add(asked.size()) > maxUnreviewedBytes {
+		s.unreviewed.Add(-asked.size())
+		no := again("Too many requests wait for a review of their tokens. Try again.")
+		maps.Copy(w.Header(), no.header)
+		refuse(w, no.status, no.sentence)
+		return
+	}
+	if h := s.takeOut(w, r); h != nil {
+		go h.serve(asked)
+	} else {
+		s.unreviewed.Add(-asked.size())
+	}
+}
+
+// question is a request of which nothing is known yet.
+type question struct {
+	token string
+	body  []byte
+}
+
+func (q *question) size() int64 { return int64(len(q.token) + len(q.body)) }
+
+// admit says who asked, and keeps what the report acknowledges; or why not.
+func (s *Server) admit(ctx context.Context, asked question) (caller, ruleset.Report, *refusal) {
+	var report ruleset.Report
+	from, err := s.tokens.authenticate(ctx, asked.token, podTokenKnownFor)
+	s.unreviewed.Add(-asked.size())
+	if err != nil {
+		no := s.refusalOf(err)
+		return from, report, &no
+	}
+	if from.uid == "" {
+		return from, report, &refusal{status: http.StatusForbidden,
+			sentence: "The token of " + from.username + " is not bound to a pod: only a pod's own projected token may ask."}
+	}
+	if err := json.Unmarshal(asked.body, &report); err != nil {
+		return from, report, &refusal{status: http.StatusBadRequest, sentence: "The body is not a report in JSON."}
+	}
+	if report.Rejected != nil && len(report.Rejected.Reason) > maxReason {
+		report.Rejected.Reason = strings.ToValidUTF8(report.Rejected.Reason[:maxReason], "")
+	}
 	rung, hangUp := s.options.Rulesets.listen(from.pod)
 	defer hangUp()
-	if err := s.admitPod(r.Context(), from, rung); err != nil {
-		refuse(w, http.StatusForbidden, err.Error())
-		return
+	if err := s.admitPod(ctx, from, rung); err != nil {
+		return from, report, &refusal{status: http.StatusForbidden, sentence: err.Error()}
 	}
 	s.options.Acknowledgements.Record(Acknowledgement{
 		Namespace: from.pod.Namespace, Pod: from.pod.Name, UID: from.uid,
 		Enforcing: report.Enforcing, Rejected: report.Rejected, NotIntercepting: report.NotIntercepting, Seen: time.Now(),
 	})
-
-	s.metrics.held.Inc()
-	next, err := s.newer(r.Context(), from, report, rung, superseded)
-	s.metrics.held.Dec()
-	boundWrite(w)
-	switch {
-	case err != nil:
-		s.options.Logger.Error(err, "cannot answer a sidecar", "namespace", from.pod.Namespace, "pod", from.pod.Name)
-		w.Header().Set("Retry-After", "1")
-		refuse(w, http.StatusServiceUnavailable, "The pod's Ruleset cannot be computed now. Try again.")
-	case next == nil:
-		w.WriteHeader(http.StatusNoContent)
-	default:
-		w.Header().Set("Content-Type", "application/json")
-		_, _ = w.Write(next.body) // a sidecar that is gone asks again
-	}
+	return from, report, nil
 }
 
-// newer waits until the pod's Ruleset is another than the one that it enforces
-// or has rejected; nil when there is none for now.
-func (s *Server) newer(ctx context.Context, from caller, report ruleset.Report, rung, superseded <-chan struct{}) (*answer, error) {
-	patience := time.NewTimer(s.options.Patience)
-	defer patience.Stop()
-	for {
-		pod, err := s.podOf(ctx, from)
-		if err != nil {
-			return nil, nil // gone meanwhile: its next request is told so
-		}
-		current, err := s.options.Rulesets.of(ctx, pod)
-		if err != nil {
-			return nil, err
-		}
-		rejected := report.Rejected != nil && report.Rejected.Version == current.version
-		if current.version != report.Version && !rejected {
-			return current, nil
-		}
-		select {
-		case <-rung:
-		case <-superseded:
-			return nil, nil
-		case <-patience.C:
-			return nil, nil
-		case <-ctx.Done():
-			return nil, nil
-		}
+// news is what there is to tell a sidecar; nothing when it is zero.
+type news struct {
+	answer *answer
+	// gone: there is no such pod any more.
+	gone bool
+}
+
+// newer says whether the pod's Ruleset is another than the one that it enforces
+// or has rejected.
+func (s *Server) newer(ctx context.Context, from caller, report ruleset.Report) (news, error) {
+	pod, err := s.podOf(ctx, from)
+	if err != nil {
+		return news{gone: true}, nil //nolint:nilerr // its next request is told so
 	}
+	current, err := s.options.Rulesets.of(ctx, pod)
+	if err != nil {
+		return news{}, err
+	}
+	rejected := report.Rejected != nil && report.Rejected.Version == current.version
+	if current.version == report.Version || rejected {
+		return news{}, nil
+	}
+	return news{answer: current}, nil
 }
 
 // admitPod waits a little for a pod that the cache does not know yet.
@@ -143,7 +185,7 @@ var errNoPod = errors.New("The pod that the token is bound to does not exist (an
 // podOf is the pod that a token is bound to: not one of the same name.
 func (s *Server) podOf(ctx context.Context, from caller) (*corev1.Pod, error) {
 	pod := &corev1.Pod{}
-	err := s.options.Cache.Get(ctx, from.pod, pod)
+	err := s.options.Cache.Get(ctx, from.pod, pod, client.UnsafeDisableDeepCopy) // only read
 	switch {
 	case apierrors.IsNotFound(err), err == nil && pod.UID != from.uid:
 		return nil, errNoPod
@@ -163,27 +205,21 @@ func HasSidecar(pod *corev1.Pod) bool {
 	})
 }
 
-// readReport reads a bounded body in bounded time. Unknown fields are a newer
-// sidecar's.
-func readReport(w http.ResponseWriter, r *http.Request) (report ruleset.Report, status int, err error) {
+// readReport reads a bounded body in bounded time. It is decoded once it is
+// known whose it is.
+func readReport(w http.ResponseWriter, r *http.Request) (body []byte, status int, err error) {
 	connection := http.NewResponseController(w)
 	_ = connection.SetReadDeadline(time.Now().Add(requestTimeout))
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxReportBytes))
+	body, err = io.ReadAll(http.MaxBytesReader(w, r.Body, maxReportBytes))
 	// The connection is read on while the request is held, to see it close.
 	_ = connection.SetReadDeadline(time.Time{})
 	if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge {
-		return report, http.StatusRequestEntityTooLarge, fmt.Errorf("The report is larger than %d bytes.", maxReportBytes) //nolint:staticcheck // a sentence of an answer
-	}
-	if err == nil {
-		err = json.Unmarshal(body, &report)
+		return nil, http.StatusRequestEntityTooLarge, fmt.Errorf("The report is larger than %d bytes.", maxReportBytes) //nolint:staticcheck // a sentence of an answer
 	}
 	if err != nil {
-		return report, http.StatusBadRequest, errors.New("The body is not a report in JSON.") //nolint:staticcheck // a sentence of an answer
+		return nil, http.StatusBadRequest, errors.New("The report cannot be read.") //nolint:staticcheck // a sentence of an answer
 	}
-	if report.Rejected != nil && len(report.Rejected.Reason) > maxReason {
-		report.Rejected.Reason = strings.ToValidUTF8(report.Rejected.Reason[:maxReason], "")
-	}
-	return report, 0, nil
+	return slices.Clip(body), 0, nil
 }
 
 // serveAcknowledgements tells a peer what was acknowledged here after
@@ -206,6 +242,16 @@ func (s *Server) serveAcknowledgements(w http.ResponseWriter, r *http.Request, f
 	_ = json.NewEncoder(w).Encode(next) // a peer that is gone asks again
 }
 
+// complaints is when one of many equal errors was logged last.
+type complaints struct{ last atomic.Int64 }
+
+const complaintInterval = 10 * time.Second
+
+func (c *complaints) due(now time.Time) bool {
+	last := c.last.Load()
+	return now.UnixNano()-last >= int64(complaintInterval) && c.last.CompareAndSwap(last, now.UnixNano())
+}
+
 func refuse(w http.ResponseWriter, status int, sentence string) {
 	boundWrite(w)
 	http.Error(w, sentence, status)
@@ -214,31 +260,4 @@ func refuse(w http.ResponseWriter, status int, sentence string) {
 // boundWrite gives the answer requestTimeout.
 func boundWrite(w http.ResponseWriter) {
 	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(requestTimeout))
-}
-
-// turns let a pod hold one request: a new one ends the one before, which its
-// sidecar has given up.
-type turns struct {
-	mu   sync.Mutex
-	held map[types.UID]chan struct{}
-}
-
-func (t *turns) take(uid types.UID) (superseded <-chan struct{}, done func()) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.held == nil {
-		t.held = map[types.UID]chan struct{}{}
-	}
-	if before, ok := t.held[uid]; ok {
-		close(before)
-	}
-	turn := make(chan struct{})
-	t.held[uid] = turn
-	return turn, func() {
-		t.mu.Lock()
-		defer t.mu.Unlock()
-		if t.held[uid] == turn {
-			delete(t.held, uid)
-		}
-	}
 }

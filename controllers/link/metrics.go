@@ -1,7 +1,9 @@
 package link
 
 import (
+	"bufio"
 	"log"
+	"net"
 	"net/http"
 	"strconv"
 
@@ -37,13 +39,25 @@ func (m metrics) counted(next http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		counting := &statusWriter{ResponseWriter: w, status: http.StatusOK}
 		next(counting, r)
-		m.answers.WithLabelValues(strconv.Itoa(counting.status)).Inc()
+		if !counting.hijacked {
+			m.answered(counting.status)
+		}
 	}
 }
 
+func (m metrics) answered(status int) { m.answers.WithLabelValues(strconv.Itoa(status)).Inc() }
+
 type statusWriter struct {
 	http.ResponseWriter
-	status int
+	status   int
+	hijacked bool // it is answered, and counted, elsewhere
+}
+
+// Hijack is of http.Hijacker.
+func (w *statusWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	conn, buffered, err := http.NewResponseController(w.ResponseWriter).Hijack()
+	w.hijacked = err == nil
+	return conn, buffered, err
 }
 
 func (w *statusWriter) WriteHeader(status int) {

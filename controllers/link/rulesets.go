@@ -176,6 +176,11 @@ func (r *Rulesets) listen(pod types.NamespacedName) (rung <-chan struct{}, hangU
 	return r.bells.listen(pod.Namespace, pod.String())
 }
 
+// tell of what may change a pod's Ruleset, by a call that must not block.
+func (r *Rulesets) tell(pod types.NamespacedName, told func()) (hangUp func()) {
+	return r.bells.tell(told, pod.Namespace, pod.String())
+}
+
 // watch follows policies and pods; forget is told of pods that are gone.
 func (r *Rulesets) watch(ctx context.Context, informers cache.Informers, forget func(namespace string, uid types.UID)) error {
 	policies, err := informers.GetInformer(ctx, &v1alpha1.RateLimitPolicy{})

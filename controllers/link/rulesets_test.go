@@ -148,25 +148,3 @@ func TestWithoutAPIServerNobodyIsBlamed(t *testing.T) {
 		t.Errorf("got %s with Retry-After %q, want 503 and 1", response.Status, response.Header.Get("Retry-After"))
 	}
 }
-
-func TestANewRequestEndsTheOneBefore(t *testing.T) {
-	t.Parallel()
-	var turns turns
-	one, oneDone := turns.take("uid")
-	two, twoDone := turns.take("uid")
-	select {
-	case <-one:
-	default:
-		t.Error("the first request is still held")
-	}
-	oneDone()
-	select {
-	case <-two:
-		t.Error("the second request was ended by the end of the first")
-	default:
-	}
-	twoDone()
-	if len(turns.held) != 0 {
-		t.Errorf("%d requests are held, want none", len(turns.held))
-	}
-}

@@ -12,7 +12,6 @@ import (
 
 	"github.com/go-logr/logr"
 	"github.com/prometheus/client_golang/prometheus"
-	"golang.org/x/net/netutil"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
@@ -35,6 +34,9 @@ const (
 	maxHeaderBytes  = 32 << 10
 	maxReportBytes  = 64 << 10
 	maxConnections  = 32768
+	// maxUnreviewedBytes bounds what is kept of requests, in all, before it is
+	// known whose they are.
+	maxUnreviewedBytes = 64 << 20
 )
 
 // Options of a Server. Every field but Patience is required.
@@ -66,9 +68,14 @@ func ServiceAccountUser(namespace, name string) string {
 type Server struct {
 	options   Options
 	tokens    *tokens
-	turns     turns
+	waiting   waiting
+	returning *returning
 	allowance *allowance
 	metrics   metrics
+	// unreviewed are the bytes of requests that are not authenticated yet.
+	unreviewed atomic.Int64
+	// complaints about reviews of tokens.
+	complaints complaints
 	// serving says that sidecars are answered.
 	serving atomic.Bool
 }
@@ -86,7 +93,7 @@ func New(options Options) (*Server, error) {
 	if options.Patience == 0 {
 		options.Patience = defaultPatience
 	}
-	s := &Server{options: options, tokens: newTokens(options.Reviewer), allowance: newAllowance(), metrics: newMetrics()}
+	s := &Server{options: options, tokens: newTokens(options.Reviewer), allowance: newAllowance(), metrics: newMetrics(), returning: newReturning()}
 	for _, collector := range []prometheus.Collector{s.metrics.held, s.metrics.answers, s.metrics.certificates} {
 		if err := options.Registerer.Register(collector); err != nil {
 			return nil, fmt.Errorf("registering the link's metrics: %w", err)
@@ -125,6 +132,7 @@ func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 	config.MinVersion = tls.VersionTLS13
 	// One request at a time a connection: HTTP/2 would only cost memory.
 	config.NextProtos = []string{"http/1.1"}
+	config.GetConfigForClient = newHandshakes().wait
 	server := &http.Server{
 		Handler:           s.handler(),
 		ReadHeaderTimeout: requestTimeout,
@@ -137,6 +145,7 @@ func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 	go func() {
 		defer close(stopped)
 		<-ctx.Done()
+		s.waiting.close()
 		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
 		defer cancel()
 		_ = server.Shutdown(closing) // what is still open is cut off with the process
@@ -144,7 +153,9 @@ func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 	s.options.Logger.Info("serving the link", "address", listener.Addr().String())
 	s.serving.Store(true)
 	defer s.serving.Store(false)
-	err := server.Serve(tls.NewListener(netutil.LimitListener(listener, maxConnections), config))
+	s.returning.address = listener.Addr()
+	go func() { _ = server.Serve(s.returning) }() // it ends with the other
+	err := server.Serve(tls.NewListener(limit(listener, maxConnections), config))
 	if !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("serving the link: %w", err)
 	}
@@ -154,9 +165,9 @@ func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 
 func (s *Server) handler() http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle("POST "+ruleset.LinkPath, s.authenticated(s.serveRuleset))
-	mux.Handle("POST "+ruleset.CertificatePath, s.authenticated(s.serveCertificate))
-	mux.Handle("GET "+AcknowledgementsPath, s.authenticated(s.serveAcknowledgements))
+	mux.Handle("POST "+ruleset.LinkPath, s.metrics.counted(s.serveRuleset))
+	mux.Handle("POST "+ruleset.CertificatePath, s.metrics.counted(s.authenticated(podTokenKnownFor, s.serveCertificate)))
+	mux.Handle("GET "+AcknowledgementsPath, s.metrics.counted(s.authenticated(knownFor, s.serveAcknowledgements)))
 	return mux
 }
 

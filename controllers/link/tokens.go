@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"time"
@@ -29,15 +30,25 @@ type Reviewer interface {
 
 // Bounds on what is remembered of tokens.
 const (
-	maxTokenBytes   = 16 << 10
-	maxKnownTokens  = 32768
-	maxRefused      = 4096
-	knownFor        = time.Minute
-	refusedFor      = 5 * time.Second
-	reviewTimeout   = 5 * time.Second
+	maxTokenBytes  = 16 << 10
+	maxKnownTokens = 32768
+	maxRefused     = 4096
+	refusedFor     = 5 * time.Second
+	reviewTimeout  = 5 * time.Second
+	// maxReviews at once: after a restart every sidecar asks, and an API server
+	// that is asked by all at once answers nobody in time.
+	maxReviews      = 32
 	podNameExtra    = "authentication.kubernetes.io/pod-name"
 	podUIDExtra     = "authentication.kubernetes.io/pod-uid"
 	serviceAccounts = "system:serviceaccount:"
+)
+
+// How old a review may be. A pod's token ends with the pod, which every request
+// looks up, so that what a review finds later is only that the service account
+// is gone or that the cluster's keys were replaced. Of others we know nothing.
+const (
+	podTokenKnownFor = 10 * time.Minute
+	knownFor         = time.Minute
 )
 
 // errUnauthenticated means that the token proves nothing to us.
@@ -58,6 +69,14 @@ type tokens struct {
 	known    *lru.LRUExpireCache
 	refused  *lru.LRUExpireCache
 	flights  singleflight.Group
+	// reviews has a value for each that is under way.
+	reviews chan struct{}
+}
+
+// review is an answer that is remembered.
+type review struct {
+	caller
+	at time.Time
 }
 
 func newTokens(reviewer Reviewer) *tokens {
@@ -66,24 +85,35 @@ func newTokens(reviewer Reviewer) *tokens {
 		now:      time.Now,
 		known:    lru.NewLRUExpireCache(maxKnownTokens),
 		refused:  lru.NewLRUExpireCache(maxRefused),
+		reviews:  make(chan struct{}, maxReviews),
 	}
 }
 
-// authenticate says whose token it is. errUnauthenticated: nobody's. Any other
-// error: the API server did not say.
-func (t *tokens) authenticate(ctx context.Context, token string) (caller, error) {
+// authenticate says whose token it is, as the API server said no longer than
+// longest ago. errUnauthenticated: nobody's. Any other error: the API server did
+// not say.
+func (t *tokens) authenticate(ctx context.Context, token string, longest time.Duration) (caller, error) {
 	if token == "" || len(token) > maxTokenBytes {
 		return caller{}, errUnauthenticated
 	}
 	key := sha256.Sum256([]byte(token))
-	if known, ok := t.known.Get(key); ok {
-		return known.(caller), nil
+	if known, ok := t.known.Get(key); ok && t.now().Sub(known.(review).at) < longest {
+		return known.(review).caller, nil
 	}
 	if _, ok := t.refused.Get(key); ok {
 		return caller{}, errUnauthenticated
 	}
+	select {
+	case t.reviews <- struct{}{}:
+		defer func() { <-t.reviews }()
+	case <-ctx.Done():
+		return caller{}, ctx.Err()
+	}
 	// The review outlives a caller that goes away: others may wait for it.
-	result := t.flights.DoChan(string(key[:]), func() (any, error) {
+	answer, err, _ := t.flights.Do(string(key[:]), func() (any, error) {
+		if known, ok := t.known.Get(key); ok && t.now().Sub(known.(review).at) < longest {
+			return known.(review).caller, nil // reviewed while this one waited
+		}
 		reviewing, cancel := context.WithTimeout(context.WithoutCancel(ctx), reviewTimeout)
 		defer cancel()
 		found, err := t.review(reviewing, token)
@@ -91,19 +121,21 @@ func (t *tokens) authenticate(ctx context.Context, token string) (caller, error)
 		case errors.Is(err, errUnauthenticated):
 			t.refused.Add(key, struct{}{}, refusedFor)
 		case err == nil:
-			if remembered := min(knownFor, expiry(token).Sub(t.now())); remembered > 0 {
-				t.known.Add(key, found, remembered)
+			if remembered := min(spread(podTokenKnownFor), expiry(token).Sub(t.now())); remembered > 0 {
+				t.known.Add(key, review{found, t.now()}, remembered)
 			}
 		}
 		return found, err
 	})
-	select {
-	case <-ctx.Done():
+	if ctx.Err() != nil {
 		return caller{}, ctx.Err()
-	case answer := <-result:
-		return answer.Val.(caller), answer.Err
 	}
+	return answer.(caller), err
 }
+
+// spread shortens a time by up to a quarter: what was reviewed at the same time,
+// after a restart, is not reviewed again at the same time.
+func spread(d time.Duration) time.Duration { return d - rand.N(d/4) }
 
 func (t *tokens) review(ctx context.Context, token string) (caller, error) {
 	answer, err := t.reviewer.Create(ctx, &authenticationv1.TokenReview{

@@ -56,13 +56,16 @@ func TestAuthenticateRemembers(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
 		reason   string
+		longest  time.Duration
 		lives    time.Duration
 		later    time.Duration
 		reviewed int32
 	}{
-		{"within a minute the API server is not asked again", time.Hour, 59 * time.Second, 1},
-		{"after a minute it is", time.Hour, 61 * time.Second, 2},
-		{"a token that ends sooner is asked about when it has ended", 10 * time.Second, 11 * time.Second, 2},
+		{"within a minute the API server is not asked again", knownFor, time.Hour, 59 * time.Second, 1},
+		{"after a minute it is", knownFor, time.Hour, 61 * time.Second, 2},
+		{"what looks the pod up itself asks again after 7.5 to 10 minutes, not before", podTokenKnownFor, time.Hour, 7*time.Minute + 29*time.Second, 1},
+		{"and then it does", podTokenKnownFor, time.Hour, 10*time.Minute + time.Second, 2},
+		{"a token that ends sooner is asked about when it has ended", podTokenKnownFor, 10 * time.Second, 11 * time.Second, 2},
 	} {
 		t.Run(test.reason, func(t *testing.T) {
 			t.Parallel()
@@ -71,13 +74,13 @@ func TestAuthenticateRemembers(t *testing.T) {
 				tokens := newTokens(fake)
 				token := jwt(time.Now().Add(test.lives))
 				for range 3 {
-					found, err := tokens.authenticate(t.Context(), token)
+					found, err := tokens.authenticate(t.Context(), token, test.longest)
 					if err != nil || found.pod.String() != "shop/web-1" || found.uid != "uid-1" {
 						t.Fatalf("got %+v, %v", found, err)
 					}
 				}
 				time.Sleep(test.later)
-				if _, err := tokens.authenticate(t.Context(), token); err != nil {
+				if _, err := tokens.authenticate(t.Context(), token, test.longest); err != nil {
 					t.Fatal(err)
 				}
 				if got := fake.calls.Load(); got != test.reviewed {
@@ -107,7 +110,7 @@ func TestAuthenticateRefuses(t *testing.T) {
 			fake := &reviewer{status: test.status}
 			tokens := newTokens(fake)
 			for range 2 {
-				if _, err := tokens.authenticate(t.Context(), test.token); !errors.Is(err, errUnauthenticated) {
+				if _, err := tokens.authenticate(t.Context(), test.token, knownFor); !errors.Is(err, errUnauthenticated) {
 					t.Errorf("got %v", err)
 				}
 			}
@@ -122,11 +125,11 @@ func TestAuthenticateWithoutAPIServer(t *testing.T) {
 	t.Parallel()
 	fake := &reviewer{err: errors.New("connection refused")}
 	tokens := newTokens(fake)
-	if _, err := tokens.authenticate(t.Context(), "t"); err == nil || errors.Is(err, errUnauthenticated) {
+	if _, err := tokens.authenticate(t.Context(), "t", knownFor); err == nil || errors.Is(err, errUnauthenticated) {
 		t.Errorf("got %v, want an error that blames no token", err)
 	}
 	fake.err, fake.status = nil, podToken()
-	if _, err := tokens.authenticate(t.Context(), "t"); err != nil {
+	if _, err := tokens.authenticate(t.Context(), "t", knownFor); err != nil {
 		t.Errorf("a failure was remembered: %v", err)
 	}
 }
@@ -139,14 +142,14 @@ func TestAuthenticateAtOnce(t *testing.T) {
 		gone, cancel := context.WithCancel(t.Context())
 		var callers sync.WaitGroup
 		callers.Go(func() {
-			if _, err := tokens.authenticate(gone, "t"); !errors.Is(err, context.Canceled) {
+			if _, err := tokens.authenticate(gone, "t", knownFor); !errors.Is(err, context.Canceled) {
 				t.Errorf("the one that went away: got %v", err)
 			}
 		})
 		synctest.Wait()
 		for range 10 {
 			callers.Go(func() {
-				if _, err := tokens.authenticate(t.Context(), "t"); err != nil {
+				if _, err := tokens.authenticate(t.Context(), "t", knownFor); err != nil {
 					t.Error(err)
 				}
 			})
@@ -158,4 +161,38 @@ func TestAuthenticateAtOnce(t *testing.T) {
 			t.Errorf("reviewed %d times, want once for all", got)
 		}
 	})
+}
+
+func TestAuthenticateAsksForFewAtATime(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		const asking = 20 * maxReviews
+		fake := &reviewer{status: podToken(), wait: time.Second}
+		tokens := newTokens(fake)
+		began := time.Now()
+		var callers sync.WaitGroup
+		for i := range asking {
+			callers.Go(func() {
+				if _, err := tokens.authenticate(t.Context(), fmt.Sprint(i), knownFor); err != nil {
+					t.Errorf("one that had to wait its turn: %v", err)
+				}
+			})
+		}
+		callers.Wait()
+		if took := time.Since(began); took != asking/maxReviews*time.Second {
+			t.Errorf("%d reviews of a second took %v: want %d at a time", asking, took, maxReviews)
+		}
+	})
+}
+
+func TestSpreadKeepsReviewsApart(t *testing.T) {
+	t.Parallel()
+	least, most := time.Hour, time.Duration(0)
+	for range 1000 {
+		d := spread(time.Minute)
+		least, most = min(least, d), max(most, d)
+	}
+	if least < 45*time.Second || most > time.Minute || most-least < 10*time.Second {
+		t.Errorf("a minute is spread over %v to %v, want 45 s to 60 s", least, most)
+	}
 }

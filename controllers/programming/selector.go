@@ -11,18 +11,26 @@ import (
 
 // Selector says which pods of its namespace a policy selects.
 type Selector struct {
-	// labels is nil for a policy without selector.
+	// every: the policy has no selector.
+	every bool
+	// exact is all of a selector that has only matchLabels, as most do: they are
+	// compared for each policy and pod of a namespace, again and again.
+	exact map[string]string
+	// labels is nil for the above.
 	labels labels.Selector
 }
 
 // NewSelector reads a policy's selector.
 func NewSelector(policy *v1alpha1.RateLimitPolicy) (Selector, error) {
 	if policy.Spec.PodSelector == nil {
-		return Selector{}, nil
+		return Selector{every: true}, nil
 	}
 	selector, err := metav1.LabelSelectorAsSelector(policy.Spec.PodSelector)
 	if err != nil {
 		return Selector{}, fmt.Errorf("reading the podSelector of policy %s/%s: %w", policy.Namespace, policy.Name, err)
+	}
+	if len(policy.Spec.PodSelector.MatchExpressions) == 0 {
+		return Selector{exact: policy.Spec.PodSelector.MatchLabels}, nil
 	}
 	return Selector{labels: selector}, nil
 }
@@ -35,10 +43,18 @@ func (s Selector) Selects(podLabels map[string]string, hasSidecar bool) bool {
 	if podLabels[v1alpha1.LabelInject] == v1alpha1.InjectOptOut {
 		return false
 	}
-	if s.labels == nil {
+	switch {
+	case s.every:
 		return hasSidecar
+	case s.labels != nil:
+		return s.labels.Matches(labels.Set(podLabels))
 	}
-	return s.labels.Matches(labels.Set(podLabels))
+	for key, want := range s.exact {
+		if have, ok := podLabels[key]; !ok || have != want {
+			return false
+		}
+	}
+	return true
 }
 
 // Selects says whether a policy selects a pod with these labels; one with an

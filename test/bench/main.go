@@ -4,9 +4,12 @@
 //
 //	bench tasks    no-op tasks a second, and memory, beside Celery's own worker
 //	bench proxy    CPU, latency and memory of the sidecar, beside HAProxy and net/http (Linux, root)
+//	bench operator memory, CPU, calls and latencies of the operator with many policies and pods (Linux)
 //
 // JSON=1 prints JSON. Of the part proxy, ROUNDS=n is for a quick look, OTHER=file
 // measures another build of the sidecar too, and PROFILE=folder keeps profiles.
+// Of the part operator, POLICIES, PODS and EDITS are how many, REST=duration is
+// how long it is watched at rest, and PROFILE=folder keeps profiles.
 package main
 
 import (
@@ -19,7 +22,9 @@ import (
 	"slices"
 	"strconv"
 	"syscall"
+	"time"
 
+	"github.com/weir-dev/weir/test/bench/operator"
 	"github.com/weir-dev/weir/test/bench/proxy"
 )
 
@@ -28,8 +33,9 @@ type report interface{ Table(io.Writer) error }
 
 // parts are what can be measured. They may return a report also with an error.
 var parts = map[string]func(context.Context, io.Writer) (report, error){
-	"tasks": benchTasks,
-	"proxy": benchProxy,
+	"tasks":    benchTasks,
+	"proxy":    benchProxy,
+	"operator": benchOperator,
 }
 
 func main() {
@@ -46,7 +52,7 @@ func dispatch(ctx context.Context, arguments []string) error {
 		return proxy.Role(ctx, arguments[1:])
 	}
 	if len(arguments) != 1 || parts[arguments[0]] == nil {
-		return fmt.Errorf("one part is expected, tasks or proxy")
+		return fmt.Errorf("one part is expected, tasks, proxy or operator")
 	}
 	result, err := parts[arguments[0]](ctx, os.Stderr)
 	if result != nil {
@@ -75,6 +81,30 @@ func benchProxy(ctx context.Context, progress io.Writer) (report, error) {
 		}
 	}
 	result, err := proxy.Run(ctx, options, progress)
+	if result == nil {
+		return nil, err // not a report that is nil
+	}
+	return result, err
+}
+
+func benchOperator(ctx context.Context, progress io.Writer) (report, error) {
+	options := operator.Full()
+	options.Assets, options.Profile = os.Getenv("KUBEBUILDER_ASSETS"), os.Getenv("PROFILE")
+	for name, into := range map[string]*int{"POLICIES": &options.Policies, "PODS": &options.Pods, "EDITS": &options.Edits} {
+		if text := os.Getenv(name); text != "" {
+			var err error
+			if *into, err = strconv.Atoi(text); err != nil {
+				return nil, fmt.Errorf("%s is %q: a number is expected", name, text)
+			}
+		}
+	}
+	if text := os.Getenv("REST"); text != "" {
+		var err error
+		if options.Rest, err = time.ParseDuration(text); err != nil {
+			return nil, fmt.Errorf("REST is %q: a duration is expected, as 10m", text)
+		}
+	}
+	result, err := operator.Run(ctx, options, progress)
 	if result == nil {
 		return nil, err // not a report that is nil
 	}

@@ -6,6 +6,7 @@ package integration
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -80,14 +81,20 @@ var _ = BeforeSuite(func() {
 // apiserverBinaries is KUBEBUILDER_ASSETS, or the folder that the repository's
 // own build fills: quick when it was built before.
 func apiserverBinaries() string {
+	GinkgoHelper()
+	folder, err := findBinaries(GinkgoWriter)
+	Expect(err).NotTo(HaveOccurred(), "building kube-apiserver and etcd")
+	return folder
+}
+
+func findBinaries(progress io.Writer) (string, error) {
 	if folder := os.Getenv("KUBEBUILDER_ASSETS"); folder != "" {
-		return folder
+		return folder, nil
 	}
 	build := exec.Command(filepath.Join("..", "..", "hack", "cluster", "kubernetes", "build.sh"), "apiserver")
-	build.Stderr = GinkgoWriter
+	build.Stderr = progress
 	output, err := build.Output()
-	Expect(err).NotTo(HaveOccurred(), "building kube-apiserver and etcd")
-	return strings.TrimSpace(string(output))
+	return strings.TrimSpace(string(output)), err
 }
 
 // newNamespace makes a namespace of the test's own, with the service account
