@@ -14,7 +14,7 @@ import (
 func standard() options {
 	return options{
 		namespace: "weir-system", serviceAccount: "weir-operator", leafLife: time.Hour, authorityLife: 24 * time.Hour,
-		storeUsers: "auto", storeUserRotation: 24 * time.Hour, traces: manifests.Traces{Ratio: 0.01},
+		profileAddress: "0", storeUsers: "auto", storeUserRotation: 24 * time.Hour, traces: manifests.Traces{Ratio: 0.01},
 		settings: link.Settings{StoreTimeout: 100 * time.Millisecond, LinkAddress: "weir-link:9444"},
 	}
 }
@@ -36,6 +36,7 @@ func TestOptionsNameTheFlagThatCannotBeObeyed(t *testing.T) {
 		{"users of years", func(o *options) { o.storeUserRotation = 367 * 24 * time.Hour }, "--store-user-rotation"},
 		{"users of part of a second", func(o *options) { o.storeUserRotation += time.Millisecond }, "--store-user-rotation"},
 		{"a certificate of its own from elsewhere", func(o *options) { o.certificateSecret = "weir-certificates" }, "--certificate-secret"},
+		{"a profile for everybody", func(o *options) { o.profileAddress = ":6060" }, "--profile-address"},
 		{"no URL", func(o *options) { o.traces.Endpoint = "collector:4318" }, "--traces-endpoint"},
 		{"a password", func(o *options) { o.traces.Endpoint = "http://me:s3cret@collector" }, "--traces-endpoint"},
 		{"less than none", func(o *options) { o.traces.Ratio = -0.1 }, "--traces-ratio"},
