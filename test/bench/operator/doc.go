@@ -35,7 +35,7 @@ type Options struct {
 	Profile string
 }
 
-// Full is a whole run: about 10 minutes on 2 processors.
+// Full is a whole run: about 7 minutes on 2 processors.
 func Full() Options {
 	return Options{Root: ".", Policies: 1000, Pods: 10000, Edits: 20, Rest: time.Minute, Admissions: 1000}
 }
