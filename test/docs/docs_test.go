@@ -69,7 +69,7 @@ func kubectl(t *testing.T) string {
 	if err := os.Symlink(path, filepath.Join(bin, "kubectl")); err != nil {
 		t.Fatal(err)
 	}
-	output, err := shell(t.Context(), bin, root, "kubectl -n weir-system get deployment weir-operator")
+	output, err := shell(t.Context(), bin, root, "kubectl -n weir-system get statefulset weir-operator")
 	if err != nil {
 		t.Fatalf("KUBECONFIG must name a cluster with Weir in it, see `make cluster deploy`: %v\n%s", err, output)
 	}
