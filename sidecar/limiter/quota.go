@@ -12,8 +12,8 @@ import (
 // Bounds of a take: what a script may cost Redis, and what its arithmetic in
 // doubles holds exactly.
 const (
-	// MaxCost is the largest cost of a take, in units.
-	MaxCost = 10_000
+	// MaxCost is the largest cost of a take, in units: that of the largest limit.
+	MaxCost = 1_000_000_000
 	// MaxIdentityBytes is the largest length of an identity.
 	MaxIdentityBytes = 1024
 
