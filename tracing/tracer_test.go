@@ -217,7 +217,9 @@ func TestWhatTheCollectorRefuses(t *testing.T) {
 	}{
 		{"for good", func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusBadRequest) }, 1, 0, map[string]float64{droppedRefused: 2}},
 		{"some", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(partly) }, 1, 1, map[string]float64{droppedRefused: 1}},
-		{"a redirect", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/elsewhere", http.StatusTemporaryRedirect) }, 1, 0, map[string]float64{droppedRefused: 2}},
+		{"a redirect", func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "/elsewhere", http.StatusTemporaryRedirect)
+		}, 1, 0, map[string]float64{droppedRefused: 2}},
 		{"once", func(w http.ResponseWriter, _ *http.Request) {
 			if asked++; asked == 1 {
 				w.Header().Set("Retry-After", "1")
