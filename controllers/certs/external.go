@@ -1,6 +1,7 @@
 package certs
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -12,6 +13,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 )
 
@@ -20,8 +22,10 @@ const (
 	// of somebody else's. Whoever is connected hears of an authority at once.
 	externalPropagation = 5 * time.Minute
 	// retention is how long an authority that the Secret no longer names stays in
-	// the bundle after the certificate that succeeded it was issued.
+	// the bundle after the certificate that succeeded it was served first.
 	retention = 24 * time.Hour
+	// annotationServedSince on our own Secret is when that was.
+	annotationServedSince = "weir.dev/served-since"
 )
 
 // ErrNoCertificate says that the Secret that somebody else fills is not there yet, or
@@ -48,13 +52,40 @@ type external struct {
 // the time to reach everybody, or the former certificate ends. What is served,
 // and the bundle, are kept in our own Secret: so replicas that start meanwhile
 // do the same, and so does an operator that was told only now to take its
-// certificate from somebody else, or to do so no longer.
+// certificate from somebody else.
 func (k *Keeper) adopt(ctx context.Context) error {
 	found, err := k.external(ctx)
 	if err != nil {
+		if k.held.Load() == nil && k.keep(ctx) {
+			k.options.Logger.Error(err, "serving the certificate that was served before")
+			return nil
+		}
 		return err
 	}
 	return k.retry(func() error { return k.tryToAdopt(ctx, found) })
+}
+
+// keep serves what our own Secret says was served last, if that is still valid.
+func (k *Keeper) keep(ctx context.Context) bool {
+	kept, _, err := k.secret(ctx)
+	if err != nil {
+		return false
+	}
+	before := k.before(kept)
+	if before == nil || !verifies(before.certificate.Leaf, decodeCertificates(before.bundle)) && len(before.certificate.Certificate) < 2 {
+		return false
+	}
+	k.take(before)
+	return true
+}
+
+// before is what our own Secret says was served last; nil when it has ended.
+func (k *Keeper) before(kept *corev1.Secret) *held {
+	pair, err := tls.X509KeyPair(kept.Data[corev1.TLSCertKey], kept.Data[corev1.TLSPrivateKeyKey])
+	if err != nil || expired(pair.Leaf, k.options.Now()) {
+		return nil
+	}
+	return &held{certificate: &pair, bundle: kept.Data[keyBundle]}
 }
 
 func (k *Keeper) tryToAdopt(ctx context.Context, found *external) error {
@@ -67,15 +98,19 @@ func (k *Keeper) tryToAdopt(ctx context.Context, found *external) error {
 	before := k.held.Load()
 	if before != nil {
 		known = append(known, decodeCertificates(before.bundle)...)
-	} else if pair, err := tls.X509KeyPair(kept.Data[corev1.TLSCertKey], kept.Data[corev1.TLSPrivateKeyKey]); err == nil && !expired(pair.Leaf, now) {
-		before = &held{certificate: &pair, bundle: kept.Data[keyBundle]}
+	} else {
+		before = k.before(kept)
 	}
 
 	next := &held{certificate: found.certificate}
 	early := before != nil && k.early(now, before, found.certificate.Leaf, k.held.Load() == nil)
-	if early {
+	servedSince, err := time.Parse(time.RFC3339, kept.Annotations[annotationServedSince])
+	switch {
+	case early:
 		next.certificate = before.certificate
-	} else if now.After(found.certificate.Leaf.NotBefore.Add(retention)) {
+	case err != nil || !bytes.Equal(kept.Data[corev1.TLSCertKey], found.chain):
+		servedSince = now
+	case now.After(servedSince.Add(retention)):
 		known = nil
 	}
 	next.bundle = encodeCertificates(merge(now, known, found.authorities)...)
@@ -90,18 +125,23 @@ func (k *Keeper) tryToAdopt(ctx context.Context, found *external) error {
 			}
 		}
 	}
-	if err := k.publish(ctx, next.bundle); err != nil {
-		return err
+	published := k.publish(ctx, next.bundle)
+	if published != nil && (before == nil || !verifies(next.certificate.Leaf, decodeCertificates(before.bundle))) {
+		return published // nobody would accept it
 	}
-	if !reflect.DeepEqual(kept.Data, data) {
+	since := servedSince.UTC().Format(time.RFC3339)
+	if !early && kept.Annotations[annotationServedSince] != since || !reflect.DeepEqual(kept.Data, data) {
 		kept.Data = data
+		if !early {
+			metav1.SetMetaDataAnnotation(&kept.ObjectMeta, annotationServedSince, since)
+		}
 		if err := k.write(ctx, kept, missing); err != nil {
 			return err
 		}
 	}
 	recordExpiry(next.certificate.Leaf, found.authorities...)
 	k.take(next)
-	return nil
+	return published
 }
 
 // early says that a certificate is not to be served yet: nobody knew who signed
@@ -112,17 +152,26 @@ func (k *Keeper) early(now time.Time, before *held, leaf *x509.Certificate, star
 		return false
 	}
 	if k.handover.leaf == nil || !k.handover.leaf.Equal(leaf) {
-		if !starts && verifies(leaf, decodeCertificates(before.bundle)) {
+		running := k.handover.leaf != nil
+		if !running && !starts && verifies(leaf, decodeCertificates(before.bundle)) {
 			return false
 		}
-		k.handover = handover{leaf, now}
-		k.options.Logger.Info("the next certificate has another authority, which is published first", "servedIn", k.rules.propagation.String())
+		k.handover.leaf = leaf
+		if !running { // else it was issued again meanwhile
+			k.handover.since = now
+			k.options.Logger.Info("the next certificate has another authority, which is published first", "servedIn", k.rules.propagation.String())
+		}
 	}
-	ends := k.handover.since.Add(k.rules.propagation)
+	return now.Before(k.handover.ends(k, before))
+}
+
+// ends is when the next certificate is served.
+func (h *handover) ends(k *Keeper, before *held) time.Time {
+	ends := h.since.Add(k.rules.propagation)
 	if last := before.certificate.Leaf.NotAfter.Add(-k.options.Interval * 2); last.Before(ends) {
-		ends = last
+		return last
 	}
-	return now.Before(ends)
+	return ends
 }
 
 // external reads and checks the Secret. Errors hold nothing of a key.

@@ -167,8 +167,9 @@ func (u *Users) access() access {
 }
 
 // despair decides without an answer, after some patience: what is known of this
-// store from before holds, and else what the mode says of one that refuses. What
-// was handed out goes on meanwhile, of a store before this one too.
+// store from before holds. Else what was handed out goes on, of a store before
+// this one too; or nothing is, if nothing was: the URL's user may do everything,
+// and is for sidecars only where Redis has refused to make others.
 func (u *Users) despair() {
 	r := &u.rounds
 	u.mu.Lock()
@@ -186,8 +187,9 @@ func (u *Users) despair() {
 			}
 		}
 		u.hand(inForce{store: r.target.store, access: namespaced, users: users})
-	} else if !decided {
-		u.refuse(r.target.store, errors.New("the store does not answer the operator, or the operator's key cannot be read; it is tried again"))
+	} else if u.access() == undecided {
+		u.options.Logger.Info("sidecars get no store yet: it does not answer the operator, or the operator's key cannot be read; both are tried again")
+		u.hand(inForce{store: r.target.store, access: none})
 	}
 }
 

@@ -77,7 +77,7 @@ type Client struct {
 type limits struct {
 	ruleset        int64         // bytes of an encoded Ruleset
 	request        time.Duration // one request, answer included; the server holds it for 30 s
-	held           time.Duration // a request that is open for so long was accepted
+	held           time.Duration // a request that is open for so long was accepted: the server reviews its token in less
 	certificate    time.Duration // one request for a certificate
 	interval       time.Duration // least time between the starts of two requests
 	firstBackoff   time.Duration
@@ -109,7 +109,7 @@ func New(cfg Config) (*Client, error) {
 		limits: limits{
 			ruleset:        8 << 20,
 			request:        60 * time.Second,
-			held:           2 * time.Second,
+			held:           10 * time.Second,
 			certificate:    10 * time.Second,
 			interval:       100 * time.Millisecond,
 			firstBackoff:   100 * time.Millisecond,

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -42,6 +43,9 @@ func admitPods(namespace string) (stop func() admissions) {
 			if err == nil && !hasSidecar(pod) {
 				err = errors.New("no sidecar")
 			}
+			if err == nil && slices.ContainsFunc(pod.Spec.InitContainers, hasToken) {
+				err = errors.New("the API's token is in a container of Weir's")
+			}
 			got.asked++
 			got.longest = max(got.longest, time.Since(began))
 			if err != nil {
@@ -53,6 +57,13 @@ func admitPods(namespace string) (stop func() admissions) {
 	stop = sync.OnceValue(func() admissions { cancel(); <-done; return got })
 	DeferCleanup(func() { stop() })
 	return stop
+}
+
+// hasToken says whether a container has the ordinary token of the API.
+func hasToken(c corev1.Container) bool {
+	return slices.ContainsFunc(c.VolumeMounts, func(m corev1.VolumeMount) bool {
+		return m.MountPath == "/var/run/secrets/kubernetes.io/serviceaccount"
+	})
 }
 
 // theLeader is the operator's pod that writes status.

@@ -171,6 +171,8 @@ var _ = Describe("rotation under load loses no admission and no link", Serial, f
 
 		By("starting a replica that takes it from somebody else, as the first of a rolling upgrade")
 		theirs := issue("theirs")
+		theirs.age = 36 * time.Hour
+		theirs = theirs.renew()
 		theirs.store(options.Namespace)
 		other := options
 		other.External = externalSecret
@@ -182,6 +184,7 @@ var _ = Describe("rotation under load loses no admission and no link", Serial, f
 		restarted := certs.New(other)
 		Expect(restarted.Ensure(ctx)).To(Succeed())
 		Expect(serving(restarted)).To(Equal(theirs.leaf))
+		Expect(restarted.CABundle()).To(HavePrefix(string(ours.CABundle())), "however old that is, it is served only now")
 
 		By("going back")
 		back := certs.New(options)
@@ -216,6 +219,10 @@ var _ = Describe("rotation under load loses no admission and no link", Serial, f
 		starting := certs.New(o.options)
 		Expect(starting.Ensure(ctx)).To(Succeed())
 		Expect(serving(starting)).To(Equal(second.leaf), "a replica that starts meanwhile")
+		third = third.renew()
+		third.store(options.Namespace)
+		Expect(o.replicas[0].keeper.Ensure(ctx)).To(Succeed())
+		Expect(serving(o.replicas[0].keeper)).To(Equal(second.leaf), "it was issued again, and is not known better for that")
 		for _, r := range o.replicas {
 			Eventually(func() []byte { return serving(r.keeper) }).Should(Equal(third.leaf))
 		}
@@ -226,6 +233,14 @@ var _ = Describe("rotation under load loses no admission and no link", Serial, f
 		Expect(late.Ensure(ctx)).To(Succeed())
 		Expect(late.CABundle()).To(Equal(o.published()))
 		Expect(serving(late)).To(Equal(third.leaf))
+
+		By("a replica that starts while the Secret is away")
+		Expect(k8sClient.Delete(ctx, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: options.Namespace, Name: externalSecret}})).To(Succeed())
+		orphan := certs.New(o.options)
+		Expect(orphan.Ensure(ctx)).To(Succeed())
+		Expect(serving(orphan)).To(Equal(third.leaf))
+		Expect(orphan.Ensure(ctx)).To(MatchError(certs.ErrNoCertificate), "and says what is missing")
+		third.store(options.Namespace)
 
 		By("a day after the last was issued: the former authority is forgotten")
 		tomorrow := o.options
@@ -289,6 +304,8 @@ var _ = Describe("certificates of somebody else", func() {
 // issued is what an issuer puts into a Secret. leaf is DER, the others are PEM.
 type issued struct {
 	leaf, key, authority []byte
+	// age of what is signed next.
+	age time.Duration
 
 	names  []string
 	signer *x509.Certificate
@@ -321,7 +338,7 @@ func (i *issued) renew() *issued {
 	next := *i
 	key := newKey()
 	template := &x509.Certificate{
-		SerialNumber: big.NewInt(time.Now().UnixNano()), DNSNames: i.names, NotBefore: time.Now().Add(-time.Second),
+		SerialNumber: big.NewInt(time.Now().UnixNano()), DNSNames: i.names, NotBefore: time.Now().Add(-time.Second - i.age),
 		NotAfter: time.Now().Add(48 * time.Hour), ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 	}
 	var err error
