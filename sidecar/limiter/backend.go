@@ -2,6 +2,7 @@ package limiter
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -18,7 +19,11 @@ type backend struct {
 	batch *batcher
 	clock func() int64 // see batcher
 	// memory of what the store has answered.
-	memory *memory
+	memory   *memory
+	breakers []breaker
+	health   *health
+	// reporting lets one report after the other be told.
+	reporting sync.Mutex
 	// calls under way; the client is closed after the last.
 	calls sync.WaitGroup
 	// stop ends the health checks, which ctx bounds.
@@ -26,13 +31,15 @@ type backend struct {
 	stop context.CancelFunc
 }
 
-func newBackend(store ruleset.Store, clock func() int64) (*backend, error) {
+func newBackend(store ruleset.Store, clock func() int64, ledger *ledger) (*backend, error) {
 	connection, err := Connect(store)
 	if err != nil {
 		return nil, err
 	}
-	b := &backend{Connection: connection, memory: newMemory(), clock: clock}
-	if !b.cluster {
+	b := &backend{Connection: connection, memory: newMemory(ledger), clock: clock, breakers: make([]breaker, 1)}
+	if b.cluster {
+		b.breakers = make([]breaker, clusterParts)
+	} else {
 		b.batch = b.alone()
 	}
 	b.ctx, b.stop = context.WithCancel(context.Background())
@@ -47,6 +54,9 @@ func (b *backend) close() {
 	b.stop()
 	b.calls.Wait()
 	b.settle(b.memory.sweep(true))
+	if b.health.limiter.inUse() == nil { // else the next store is told
+		b.report(nil)
+	}
 	b.Close()
 }
 
@@ -59,7 +69,9 @@ func (b *backend) sweepMemory(every time.Duration) {
 		case <-b.ctx.Done():
 			return
 		case <-ticker.C:
+			b.memory.ledger.sweep()
 			b.settle(b.memory.sweep(false))
+			b.report(nil)
 		}
 	}
 }
@@ -67,6 +79,13 @@ func (b *backend) sweepMemory(every time.Duration) {
 // settle has Redis note how leases were used. It gives up when Redis does not
 // answer: what is not settled leaves with its window.
 func (b *backend) settle(leases []*command) {
+	leases = slices.DeleteFunc(leases, func(l *command) bool {
+		away := b.ctx.Err() == nil && b.away(l.quotas) != nil
+		if away { // it may still be wanted when the store is back
+			b.memory.later(l)
+		}
+		return away
+	})
 	for len(leases) > 0 {
 		n := min(len(leases), maxBatch)
 		if b.cluster {

@@ -23,13 +23,13 @@ type command struct {
 	// want so many more such takes for a lease of a length in nanoseconds; see
 	// take.lua for how the other verbs use it.
 	want, length int64
-	uses         []use // of a lease that is settled
+	uses         []use // of a lease that is settled, or of what is noted
 	// deadline of the answer.
 	deadline time.Time
 	// done receives when reply or err is set, unless the command's own
 	// goroutine does that.
 	done  chan struct{}
-	reply []int64 // 2 + 3 for each quota; none for settle
+	reply []int64 // 2 + 3 for each quota; none for settle and note
 	err   error
 }
 
@@ -160,7 +160,7 @@ type script struct {
 
 func (s *script) add(c *command) {
 	number := c.want
-	if c.verb == verbSettle {
+	if c.silent() {
 		number = int64(len(c.uses))
 	}
 	s.args = append(s.args, c.verb, c.id, len(c.quotas), number, c.length/1000)
@@ -170,7 +170,10 @@ func (s *script) add(c *command) {
 	for i := range c.quotas {
 		q := &c.quotas[i]
 		s.keys = append(s.keys, q.key)
-		if c.length > 0 {
+		switch {
+		case c.verb == verbNote:
+			s.keys = append(s.keys, q.key+":notes")
+		case c.length > 0:
 			s.keys = append(s.keys, q.key+":leases")
 		}
 		s.args = append(s.args, q.limit.Requests, q.limit.WindowMillis*1000, q.cost)
@@ -178,9 +181,12 @@ func (s *script) add(c *command) {
 	s.numbers += c.numbers()
 }
 
+// silent reports whether the script has no reply to the command.
+func (c *command) silent() bool { return c.verb == verbSettle || c.verb == verbNote }
+
 // numbers of the script's reply that are the command's.
 func (c *command) numbers() int {
-	if c.verb == verbSettle {
+	if c.silent() {
 		return 0
 	}
 	return 2 + 3*len(c.quotas)

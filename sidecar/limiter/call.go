@@ -23,6 +23,7 @@ const (
 	verbPeek   = "peek"
 	verbGive   = "give"
 	verbSettle = "settle"
+	verbNote   = "note"
 )
 
 // giveLength is how long a take may be given back that several nodes of a Redis
@@ -31,9 +32,10 @@ const giveLength = 10 * time.Second
 
 // call is one Take or Remaining on its way through the store.
 type call struct {
-	ctx     context.Context
-	backend *backend
-	quotas  []quota
+	// ctx ends with the store's timeout, caller's when nobody waits any longer.
+	ctx, caller context.Context
+	backend     *backend
+	quotas      []quota
 	// groups are what one script can decide, each a list of indices into
 	// quotas: one alone, unless Redis Cluster places the keys apart.
 	groups [][]int
@@ -168,6 +170,7 @@ func (c *call) run(ctx context.Context, verb string, group []int) (asked *comman
 	if !ok {
 		deadline = time.Now().Add(c.backend.store.Timeout())
 	}
+	started := time.Now()
 	asked = &command{verb: verb, id: c.id, quotas: c.quotas, deadline: deadline}
 	switch {
 	case len(c.groups) > 1 && verb != verbPeek:
@@ -188,6 +191,9 @@ func (c *call) run(ctx context.Context, verb string, group []int) (asked *comman
 		err = c.backend.alone().call([]*command{asked})
 	}
 	if err != nil {
+		if c.caller.Err() == nil {
+			c.backend.failed(started, err, asked.quotas)
+		}
 		return asked, err
 	}
 	for n, i := range group {

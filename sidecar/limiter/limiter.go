@@ -14,8 +14,9 @@ import (
 )
 
 // ErrStore is wrapped by every error of Take and Remaining that means "Redis
-// did not decide within the store timeout". The caller then does what the
-// policy's onStoreFailure says.
+// did not decide within the store timeout", or was not asked, because it did not
+// decide before. The caller then does what the policy's onStoreFailure says:
+// TakeLocally is for Local.
 var ErrStore = errors.New("the store did not decide")
 
 // Take asks for Cost units of one identity's quota of a service. All its
@@ -30,6 +31,10 @@ type Take struct {
 	Limits []ruleset.Limit
 	// Cost in units, at most MaxCost; 0 means 1.
 	Cost int64
+	// Sharers are the sidecars, this one included, that divide the limits among
+	// themselves while Redis does not decide. 0: the take is not remembered for
+	// that; see TakeLocally.
+	Sharers int64
 }
 
 // Decision answers some takes together: all were admitted, or none was.
@@ -88,6 +93,14 @@ type Limiter struct {
 	mu      sync.RWMutex
 	backend *backend       // nil: no store
 	closing sync.WaitGroup // backends that are not closed yet
+
+	// ledger is what this process admitted lately, in whichever store.
+	ledger *ledger
+
+	stateMu sync.Mutex
+	state   *health   // of the backend in use; nil: none
+	since   time.Time // see Away
+	changed chan struct{}
 }
 
 // New returns a Limiter without a store: Use names one. It silences the Redis
@@ -99,7 +112,10 @@ func New(opts Options) *Limiter {
 	if log == nil {
 		log = slog.Default()
 	}
-	return &Limiter{log: log, metrics: newMetrics(opts.Registerer), healthInterval: 5 * time.Second, sweepInterval: time.Second}
+	return &Limiter{
+		log: log, metrics: newMetrics(opts.Registerer), healthInterval: 5 * time.Second, sweepInterval: time.Second,
+		ledger: newLedger(), changed: make(chan struct{}, 1),
+	}
 }
 
 // Use decides from now on in another store; nil: in none. It does not wait for
@@ -116,22 +132,22 @@ func (l *Limiter) Use(store *ruleset.Store) error {
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		l.swap(nil)
-		l.metrics.up.Set(0)
 		return nil
 	}
 	if old != nil && old.store == *store {
 		return nil
 	}
-	b, err := newBackend(*store, l.micros)
+	b, err := newBackend(*store, l.micros, l.ledger)
 	if err != nil {
 		return err
 	}
+	b.health = &health{limiter: l, backend: b}
 	if store.InsecureSkipVerify {
 		l.log.Warn("The Redis server's certificate is not verified: anyone on the way can read and answer. " +
 			"Give the store a caBundle instead of insecureSkipVerify.")
 	}
 	if l.nanos != nil {
-		b.memory.now = l.nanos
+		l.ledger.now, b.memory.now = l.nanos, l.nanos
 	}
 	if old != nil {
 		_ = b.ping(b.ctx) // one that does not answer is used all the same: it is what the operator says
@@ -166,6 +182,15 @@ func (l *Limiter) swap(b *backend) {
 		l.closing.Go(old.close)
 	}
 	l.backend = b
+	l.stateMu.Lock()
+	defer l.stateMu.Unlock()
+	if l.state = nil; b != nil {
+		l.state = b.health
+	} else {
+		l.metrics.up.Set(0)
+	}
+	l.since = time.Time{}
+	l.metrics.since.Set(0)
 }
 
 // Close ends the use of the store and returns when every call has ended and
@@ -175,7 +200,6 @@ func (l *Limiter) Close() {
 	defer l.using.Unlock()
 	l.mu.Lock()
 	l.swap(nil)
-	l.metrics.up.Set(0)
 	l.mu.Unlock()
 	l.closing.Wait()
 }
@@ -216,6 +240,12 @@ func (l *Limiter) TakeInto(ctx context.Context, takes []Take, quotas []Quota) (D
 	if err != nil || len(asked) == 0 {
 		return Decision{Admitted: err == nil}, err
 	}
+	if b != nil {
+		if err := b.away(asked); err != nil {
+			l.metrics.failures.Inc()
+			return Decision{}, err
+		}
+	}
 	start := time.Now()
 	decision, err := l.decide(ctx, b, takes, asked, (*call).take)
 	l.metrics.observe(time.Since(start), decision.Admitted, err)
@@ -232,6 +262,10 @@ func (l *Limiter) Remaining(ctx context.Context, takes []Take) (Decision, error)
 	b := l.acquire()
 	if b != nil {
 		defer b.calls.Done()
+		if err := b.away(quotas); err != nil {
+			l.metrics.failures.Inc()
+			return Decision{}, err
+		}
 	}
 	decision, err := l.decide(ctx, b, takes, quotas, (*call).peek)
 	if errors.Is(err, ErrStore) {
@@ -256,9 +290,12 @@ func (l *Limiter) decide(ctx context.Context, b *backend, takes []Take, quotas [
 	if b == nil {
 		return Decision{}, errNoStore
 	}
+	caller := ctx
 	ctx, cancel := context.WithTimeout(ctx, b.store.Timeout())
 	defer cancel()
-	decision, err := verb(newCall(ctx, b, takes, quotas))
+	c := newCall(ctx, b, takes, quotas)
+	c.caller = caller
+	decision, err := verb(c)
 	if err != nil {
 		return Decision{}, b.Explain(err)
 	}

@@ -27,6 +27,8 @@ type memory struct {
 	// now is a clock in nanoseconds that never steps.
 	now    func() int64
 	shards [shardCount]shard
+	// ledger is told what was admitted.
+	ledger *ledger
 
 	mu sync.Mutex
 	// over are leases to settle.
@@ -58,9 +60,8 @@ type entry struct {
 	until  int64
 }
 
-func newMemory() *memory {
-	start := time.Now()
-	return &memory{seed: maphash.MakeSeed(), now: func() int64 { return int64(time.Since(start)) }}
+func newMemory(ledger *ledger) *memory {
+	return &memory{seed: maphash.MakeSeed(), now: ledger.now, ledger: ledger}
 }
 
 func (m *memory) hash(takes []Take) uint64 {
@@ -96,7 +97,9 @@ func (e *entry) names(takes []Take) bool {
 
 // is reports whether the entry is of these takes.
 func (e *entry) is(takes []Take) bool {
-	return e.names(takes) && slices.EqualFunc(e.takes, takes, func(a, b Take) bool { return slices.Equal(a.Limits, b.Limits) })
+	return e.names(takes) && slices.EqualFunc(e.takes, takes, func(a, b Take) bool {
+		return slices.Equal(a.Limits, b.Limits) && (a.Sharers > 0) == (b.Sharers > 0)
+	})
 }
 
 // answer decides without Redis, if it can. It writes into the memory of quotas.
@@ -161,7 +164,7 @@ func (m *memory) asks(takes []Take) request {
 		return r
 	case !e.is(takes):
 		if e.names(takes) { // the limits have changed
-			r.settle = e.end(r.start)
+			r.settle = m.end(e, r.start)
 			delete(s.entries, hash)
 		}
 		return r
@@ -171,7 +174,7 @@ func (m *memory) asks(takes []Take) request {
 	if e.asking || e.lease != nil && e.lease.left > 0 && r.start < e.lease.end { // another has just brought it
 		return r
 	}
-	r.settle = e.end(r.start)
+	r.settle = m.end(e, r.start)
 	if r.length > 0 && since < r.length {
 		e.asking = true
 		if r.want = e.want; r.want == 0 { // as many as come at this pace
@@ -184,10 +187,16 @@ func (m *memory) asks(takes []Take) request {
 // end ends the lease and says how to settle it; nil when there is none. The next
 // one should be for as many takes as this one was used for, or, if it was used
 // up, for as many as that pace would have used.
-func (e *entry) end(now int64) *command {
+func (m *memory) end(e *entry, now int64) *command {
 	l := e.lease
 	if l == nil {
 		return nil
+	}
+	for part, takes := range l.used {
+		if takes > 0 {
+			at := min(l.begin+int64(part+1)*l.length/leaseParts, now)
+			m.ledger.record(e.takes, takes, now-at)
+		}
 	}
 	if e.want = l.usedInAll; now < l.end {
 		times := min(max(l.length/max(now-l.begin, 1), 2), maxLeaseGrowth)
@@ -227,6 +236,9 @@ func (s *shard) remember(hash uint64, takes []Take, now int64) *entry {
 // learn notes what Redis has answered to a request.
 func (m *memory) learn(takes []Take, r request, c *command, d Decision) {
 	leased := c.reply[1]
+	if d.Admitted {
+		m.ledger.record(takes, 1, 0)
+	}
 	s, hash, e := m.find(takes)
 	defer s.mu.Unlock()
 	now := m.now()
@@ -306,7 +318,7 @@ func (s *shard) sweep(m *memory, all bool) {
 	now := m.now()
 	for hash, e := range s.entries {
 		if l := e.lease; l != nil && (all || l.left == 0 || now >= l.end) {
-			m.later(e.end(now))
+			m.later(m.end(e, now))
 		}
 		if e.lease == nil && !e.asking && now >= e.until && now-e.seen > leaseLength(e.takes) {
 			delete(s.entries, hash)

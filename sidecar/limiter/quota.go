@@ -43,7 +43,7 @@ func quotasOf(takes []Take) ([]quota, error) {
 		if err := check(t); err != nil {
 			return nil, fmt.Errorf("taking of service %q in namespace %q: %w", t.Service, t.Namespace, err)
 		}
-		tag := t.Namespace + "/" + t.Service + ":" + t.Identity
+		tag := t.tag()
 		// Two takes of one key would need one limit, and each has its own.
 		if slices.ContainsFunc(quotas, func(q quota) bool { return q.tag == tag }) {
 			return nil, fmt.Errorf("taking of service %q in namespace %q: "+
@@ -52,11 +52,18 @@ func quotasOf(takes []Take) ([]quota, error) {
 		for _, limit := range t.Limits {
 			quotas = append(quotas, quota{
 				take: i, limit: limit, cost: max(t.Cost, 1), tag: tag,
-				key: keyPrefix + tag + "}:" + strconv.FormatInt(limit.WindowMillis, 10),
+				key: keyIn(tag, limit),
 			})
 		}
 	}
 	return quotas, nil
+}
+
+func (t *Take) tag() string { return t.Namespace + "/" + t.Service + ":" + t.Identity }
+
+// keyIn is the key of a limit's log among those of a tag.
+func keyIn(tag string, limit ruleset.Limit) string {
+	return keyPrefix + tag + "}:" + strconv.FormatInt(limit.WindowMillis, 10)
 }
 
 // Check says what is wrong with a take by itself, as Take would.

@@ -18,10 +18,14 @@
 --   settle  the numbers are the pairs that follow at once, and the lease's
 --           length. Each pair: takes used, and how many microseconds after the
 --           grant at the latest. What was not used is taken back.
+--   note    the numbers are the pairs that follow at once, and how long the id is
+--           remembered. Each pair: units that were admitted while this server did
+--           not decide, and how many microseconds ago. They count whatever the
+--           limit is.
 -- KEYS: each command's logs; where it has a length, each followed by a hash of
--- the leases of that log.
+-- the leases of that log, or of what was noted in it.
 --
--- Replies with integers, for each command but settle: 1 when admitted (of peek
+-- Replies with integers, for each command but settle and note: 1 when admitted (of peek
 -- and give: when a take would be), else 0; the takes of the lease; then for
 -- each of its logs the units remaining, the microseconds until more remain, and
 -- those until the limit alone admits the cost (-1: never).
@@ -32,6 +36,8 @@ local EXACT = 128 -- units; a sorted set of as many is a listpack
 local SLICES, RING = 200, 256 -- of a window; a ring has room for leases too
 local SHARE = 8 -- a lease is at most such a part of what remains
 local HEAD = 64 -- bytes: units, first slice, newest time, last slice
+local MOST = 512 -- units of an exact log, where they are noted
+local NOTES = 1024 -- ids of notes of a log: of more, all are forgotten
 local OPEN = 64 -- leases of a log: of more, all are forgotten, and leave with their window
 
 local now = tonumber(ARGV[1])
@@ -98,6 +104,27 @@ function exact.add(key)
   key.count = key.count + redis.call('ZADD', key.name, 'NX', unpack(args))
   key.oldest = key.oldest or key.count == key.cost and key.time or nil
   redis.call('PEXPIRE', key.name, lifetime(key.window))
+end
+
+-- note adds units that were taken a while ago: the newest first, if there is no
+-- room for all.
+function exact.note(key, uses)
+  if key.stale > 0 then
+    redis.call('ZREMRANGEBYSCORE', key.name, '-inf', decimal(key.cut))
+  end
+  local room, added = MOST - key.count, 0
+  for i = #uses, 1, -1 do
+    local at = key.time - uses[i].within
+    if at > key.time - key.window then
+      for unit = 1, math.min(uses[i].takes, room) do
+        redis.call('ZADD', key.name, 'NX', decimal(at), key.id .. ':' .. i .. ':' .. unit)
+        room, added = room - 1, added + 1
+      end
+    end
+  end
+  if added > 0 then
+    redis.call('PEXPIRE', key.name, lifetime(key.window))
+  end
 end
 
 function exact.remove(key)
@@ -283,6 +310,21 @@ function sliced.remove(key)
   end
 end
 
+function sliced.note(key, uses)
+  trim(key)
+  for _, use in ipairs(uses) do
+    local slice = slice_of(key, key.time - use.within)
+    if slice * key.slice > key.time - key.window then
+      put(key, slice, use.takes)
+    end
+  end
+  if key.first then
+    set_head(key)
+  else
+    redis.call('DEL', key.name)
+  end
+end
+
 function sliced.leaves(key, rank)
   if rank == 0 then
     return key.first * key.slice + key.window - now
@@ -407,6 +449,21 @@ local function decide(verb, keys, wanted, length)
   end
 end
 
+-- note counts what was admitted without this server, once.
+local function note(key, length, uses)
+  if granted(key) then
+    return
+  end
+  local kind = log(key)
+  kind.read(key)
+  kind.note(key, uses)
+  if redis.call('HLEN', key.leases) >= NOTES then
+    redis.call('DEL', key.leases)
+  end
+  redis.call('HSET', key.leases, key.id, decimal(key.time) .. ' 0')
+  redis.call('PEXPIRE', key.leases, lifetime(2 * length))
+end
+
 local at, names = 2, 0
 
 -- numbers reads so many arguments.
@@ -423,7 +480,7 @@ while ARGV[at] do
   local verb, id, keys, uses = ARGV[at], ARGV[at + 1], {}, {}
   at = at + 2
   local logs, number, length = numbers(3)
-  for i = 1, verb == 'settle' and number or 0 do
+  for i = 1, (verb == 'settle' or verb == 'note') and number or 0 do
     local takes, within = numbers(2)
     uses[i] = {takes = takes, within = within}
   end
@@ -441,6 +498,10 @@ while ARGV[at] do
       if log(key) == sliced then
         settle(key, length, uses)
       end
+    end
+  elseif verb == 'note' then
+    for _, key in ipairs(keys) do
+      note(key, length, uses)
     end
   else
     decide(verb, keys, number, length)
