@@ -191,7 +191,7 @@ func (c *call) run(ctx context.Context, verb string, group []int) (asked *comman
 		err = c.backend.alone().call([]*command{asked})
 	}
 	if err != nil {
-		if c.caller.Err() == nil {
+		if !c.hurried(started) {
 			c.backend.failed(started, err, asked.quotas)
 		}
 		return asked, err
@@ -205,6 +205,13 @@ func (c *call) run(ctx context.Context, verb string, group []int) (asked *comman
 		}
 	}
 	return asked, nil
+}
+
+// hurried reports whether the caller has left the store less than its timeout
+// since a time: that it did not answer says nothing then.
+func (c *call) hurried(since time.Time) bool {
+	until, ok := c.caller.Deadline()
+	return c.caller.Err() != nil || ok && until.Before(since.Add(c.backend.store.Timeout()))
 }
 
 func micros(n int64) time.Duration { return time.Duration(n) * time.Microsecond }

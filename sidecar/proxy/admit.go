@@ -27,6 +27,7 @@ func (c *claims) add(namespace string, who caller, limits []ruleset.Limit, cost 
 	c.policies = append(c.policies, who.policy)
 	c.takes = append(c.takes, limiter.Take{
 		Namespace: namespace, Service: who.policy.Service, Identity: who.identity, Limits: limits, Cost: cost,
+		Sharers: who.policy.sharers(),
 	})
 }
 
@@ -220,27 +221,22 @@ func (p *Proxy) ask(ctx context.Context, c *claims) (limiter.Decision, outcome) 
 	if d.Quotas != nil {
 		c.states = d.Quotas
 	}
-	d, o := p.outcomeOf(ctx, c, d, err)
-	if o == outcomeAdmitted {
-		for _, policy := range c.policies {
-			policy.count(admitted)
+	if err != nil {
+		d, o := p.withoutStore(ctx, c, err, func(takes []limiter.Take) (limiter.Decision, error) {
+			return p.taker.TakeLocally(takes, c.states)
+		})
+		if o == outcomeAdmitted {
+			c.countLocal()
 		}
+		return d, o
 	}
-	return d, o
-}
-
-// outcomeOf reads the taker's answer.
-func (p *Proxy) outcomeOf(ctx context.Context, c *claims, d limiter.Decision, err error) (limiter.Decision, outcome) {
-	switch {
-	case err != nil && ctx.Err() != nil:
-		return limiter.Decision{}, outcomeGone
-	case err != nil:
-		p.reportStore(err)
-		return limiter.Decision{}, c.withoutStore()
-	case d.Admitted:
-		return d, outcomeAdmitted
+	if !d.Admitted {
+		return d, outcomeLimited
 	}
-	return d, outcomeLimited
+	for _, policy := range c.policies {
+		policy.count(admitted)
+	}
+	return d, outcomeAdmitted
 }
 
 // countLimited counts a request that is refused for good.
@@ -253,24 +249,6 @@ func (c *claims) countLimited(d limiter.Decision, o outcome) {
 			policy.count(limited)
 		}
 	}
-}
-
-// withoutStore is what onStoreFailure says; one policy that denies is enough.
-func (c *claims) withoutStore() outcome {
-	denied := false
-	for _, p := range c.policies {
-		if p.OnStoreFailure == ruleset.OnStoreFailureDeny {
-			p.count(unavailable)
-			denied = true
-		}
-	}
-	if denied {
-		return outcomeUnavailable
-	}
-	for _, p := range c.policies {
-		p.count(uncounted)
-	}
-	return outcomeUncounted
 }
 
 // note counts at the policies that cannot refuse, once the request is
@@ -301,11 +279,14 @@ func (p *Proxy) observe(ctx context.Context, c *claims) {
 	for i := range c.policies {
 		taking.Go(func() {
 			d, err := p.taker.TakeInto(ctx, c.takes[i:i+1], nil)
+			if err != nil && ctx.Err() == nil {
+				p.reportStore(err)
+				if c.policies[i].local() {
+					d, err = p.taker.TakeLocally(c.takes[i:i+1], nil)
+				}
+			}
 			switch {
 			case err != nil:
-				if ctx.Err() == nil {
-					p.reportStore(err)
-				}
 				c.observed(i, uncounted)
 			case d.Admitted:
 				c.observed(i, admitted)

@@ -193,7 +193,7 @@ func TestChangesOfDestinationDoNotAddUp(t *testing.T) {
 	t.Parallel()
 	policy := basic("p", func(p *ruleset.Policy) { p.Hosts = []string{"127.0.0.1"} })
 	const changes = 8
-	admit := admitting{limiter.Decision{Admitted: true, Quotas: []limiter.Quota{{Limit: policy.Limits[0]}}}}
+	admit := admitting{decision: limiter.Decision{Admitted: true, Quotas: []limiter.Quota{{Limit: policy.Limits[0]}}}}
 	store := &deep{admit, make(chan int, changes)}
 	h := build(t, &net.TCPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 80})
 	h.proxy = New(Config{Taker: store, Logger: slog.New(slog.DiscardHandler)})

@@ -85,9 +85,14 @@ func (p *Proxy) check(w http.ResponseWriter, r *http.Request) {
 // observeLocally takes for a policy that only observes: allowed either way.
 func (p *Proxy) observeLocally(w http.ResponseWriter, r *http.Request, c claims, response checkResponse) {
 	decision, err := p.taker.TakeInto(r.Context(), c.takes, nil)
+	if err != nil {
+		p.reportStore(err)
+		if c.policies[0].local() {
+			decision, err = p.taker.TakeLocally(c.takes, nil)
+		}
+	}
 	switch {
 	case err != nil:
-		p.reportStore(err)
 		c.policies[0].count(uncounted)
 		respondLocally(w, r, c, decision, outcomeUncounted, response)
 		return
@@ -121,6 +126,10 @@ func (p *Proxy) remaining(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	decision, err := p.taker.Remaining(r.Context(), claims.takes)
+	if err != nil && claims.policies[0].local() {
+		p.reportStore(err)
+		decision, err = p.taker.RemainingLocally(claims.takes)
+	}
 	switch {
 	case err == nil:
 		response.Allowed = decision.Admitted || observing

@@ -147,9 +147,12 @@ func checkPolicy(namespace string, p *ruleset.Policy) error {
 		return fmt.Errorf("unknown ifMissing %q", p.IfMissing)
 	}
 	switch p.OnStoreFailure {
-	case ruleset.OnStoreFailureAllow, ruleset.OnStoreFailureDeny:
+	case ruleset.OnStoreFailureLocal, ruleset.OnStoreFailureAllow, ruleset.OnStoreFailureDeny:
 	default:
 		return fmt.Errorf("unknown onStoreFailure %q", p.OnStoreFailure)
+	}
+	if p.Enforcers < 0 {
+		return fmt.Errorf("enforcers are %d: at least 0", p.Enforcers)
 	}
 	if p.Service == "" {
 		return fmt.Errorf("service is empty")

@@ -204,9 +204,10 @@ func TestReadingsOfAPath(t *testing.T) {
 func TestCompileRefuses(t *testing.T) {
 	t.Parallel()
 	for reason, change := range map[string]func(*ruleset.Policy){
-		"unknown direction":      func(p *ruleset.Policy) { p.Direction = "Sideways" },
-		"unknown ifMissing":      func(p *ruleset.Policy) { p.IfMissing = "Guess" },
-		"unknown onStoreFailure": func(p *ruleset.Policy) { p.OnStoreFailure = "Local" },
+		"unknown direction":         func(p *ruleset.Policy) { p.Direction = "Sideways" },
+		"unknown ifMissing":         func(p *ruleset.Policy) { p.IfMissing = "Guess" },
+		"unknown onStoreFailure":    func(p *ruleset.Policy) { p.OnStoreFailure = "Global" },
+		"fewer enforcers than none": func(p *ruleset.Policy) { p.Enforcers = -1 },
 		"unknown path type": func(p *ruleset.Policy) {
 			p.Match = []ruleset.Match{{Path: &ruleset.Path{Type: "Glob", Value: "/*"}}}
 		},

@@ -18,6 +18,7 @@ import (
 // gate is a Taker that answers takes only once so many of them wait at the
 // same time: a store so slow that waiting for one after the other shows.
 type gate struct {
+	shareless
 	mu      sync.Mutex
 	missing int
 	open    chan struct{}

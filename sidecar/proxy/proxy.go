@@ -36,6 +36,9 @@ type Taker interface {
 	TakeInto(context.Context, []limiter.Take, []limiter.Quota) (limiter.Decision, error)
 	// Remaining answers as Take would, and takes nothing.
 	Remaining(context.Context, []limiter.Take) (limiter.Decision, error)
+	// TakeLocally and RemainingLocally decide without the store.
+	TakeLocally([]limiter.Take, []limiter.Quota) (limiter.Decision, error)
+	RemainingLocally([]limiter.Take) (limiter.Decision, error)
 }
 
 // Config is what a Proxy needs of its surroundings.

@@ -160,6 +160,13 @@ func allowing(limit int64) ruleset.Policy {
 	return p
 }
 
+// sharing intercepts it and goes on with this sidecar's share.
+func sharing(limit int64) ruleset.Policy {
+	p := denying(limit)
+	p.OnStoreFailure, p.Enforcers = ruleset.OnStoreFailureLocal, 1
+	return p
+}
+
 // helloOf is what a client sends first.
 func helloOf(t testing.TB, config *tls.Config) []byte {
 	t.Helper()
@@ -297,7 +304,7 @@ func TestWithoutALeaf(t *testing.T) {
 	for _, c := range []struct {
 		on     ruleset.OnStoreFailure
 		served bool
-	}{{ruleset.OnStoreFailureAllow, true}, {ruleset.OnStoreFailureDeny, false}} {
+	}{{ruleset.OnStoreFailureAllow, true}, {ruleset.OnStoreFailureLocal, true}, {ruleset.OnStoreFailureDeny, false}} {
 		mine, theirs := newTestAuthority(t, "weir"), newTestAuthority(t, "public")
 		upstream := provider(t, theirs, func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "own") })
 		h := intercepting(t, upstream, mine, theirs,

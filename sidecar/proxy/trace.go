@@ -129,7 +129,7 @@ func (a *admission) verdicts(d limiter.Decision, o outcome) []verdict {
 		v := verdict{policy: p, decision: admitted}
 		v.quota, v.counted = tightest(d, i)
 		switch {
-		case o == outcomeUncounted:
+		case o == outcomeUncounted, o == outcomeAdmitted && !v.counted: // Allow, beside one that decided locally
 			v.decision = uncounted
 		case o == outcomeUnavailable && p.OnStoreFailure == ruleset.OnStoreFailureDeny, o == outcomeLimited && refusedBy(d, i):
 			v.decision = limited

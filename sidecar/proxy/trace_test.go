@@ -343,7 +343,7 @@ func TestACollectorThatIsAwayHoldsNobodyUp(t *testing.T) {
 // pointer; on, a request that is not recorded allocates nothing either.
 func TestRequestsThatAreNotRecordedAllocateNothing(t *testing.T) {
 	policy := basic("p", inbound(nil))
-	p := New(Config{Taker: &admitting{limiter.Decision{Admitted: true, Quotas: []limiter.Quota{{Limit: policy.Limits[0]}}}}})
+	p := New(Config{Taker: &admitting{decision: limiter.Decision{Admitted: true, Quotas: []limiter.Quota{{Limit: policy.Limits[0]}}}}})
 	if err := p.Apply(&ruleset.Ruleset{Namespace: "ns", Policies: []ruleset.Policy{policy}}); err != nil {
 		t.Fatal(err)
 	}
@@ -381,7 +381,7 @@ func TestRequestsThatAreNotRecordedAllocateNothing(t *testing.T) {
 // BenchmarkAdmit is what tracing costs beside a decision that costs nothing.
 func BenchmarkAdmit(b *testing.B) {
 	policy := basic("p", inbound(nil))
-	p := New(Config{Taker: &admitting{limiter.Decision{Admitted: true, Quotas: []limiter.Quota{{Limit: policy.Limits[0]}}}}})
+	p := New(Config{Taker: &admitting{decision: limiter.Decision{Admitted: true, Quotas: []limiter.Quota{{Limit: policy.Limits[0]}}}}})
 	if err := p.Apply(&ruleset.Ruleset{Namespace: "ns", Policies: []ruleset.Policy{policy}}); err != nil {
 		b.Fatal(err)
 	}

@@ -77,7 +77,7 @@ func TestUnreadableHellosMeetEveryPolicyThatDenies(t *testing.T) {
 		{"a list of names that does not add up", doubled, intercept.Unreadable, 0},
 		{"a message that is no ClientHello", []byte("\x16\x03\x01\x00\x04\x02\x00\x00\x00"), intercept.Unreadable, 0},
 	} {
-		for _, policy := range []ruleset.Policy{denying(1), allowing(1)} {
+		for _, policy := range []ruleset.Policy{denying(1), allowing(1), sharing(1)} {
 			mine, theirs := newTestAuthority(t, "weir"), newTestAuthority(t, "public")
 			upstream := provider(t, theirs, func(http.ResponseWriter, *http.Request) {})
 			h := intercepting(t, upstream, mine, theirs, mine.issue, policy)
@@ -115,7 +115,7 @@ func TestTunnelsThatCannotBeSeen(t *testing.T) {
 			_, _ = io.Copy(s, s)
 		})
 		_, port, _ := net.SplitHostPort(upstream.String())
-		for _, policy := range []ruleset.Policy{denying(1), allowing(1), basic("p", func(p *ruleset.Policy) { p.OnStoreFailure = ruleset.OnStoreFailureDeny })} {
+		for _, policy := range []ruleset.Policy{denying(1), allowing(1), sharing(1), basic("p", func(p *ruleset.Policy) { p.OnStoreFailure = ruleset.OnStoreFailureDeny })} {
 			policy.Hosts = []string{"localhost"}
 			h := forward(t, policy)
 			conn, r, status := h.tunnel("localhost:" + port)

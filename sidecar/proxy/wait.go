@@ -254,5 +254,11 @@ func (p *Proxy) peek(ctx context.Context, c *claims) (limiter.Decision, outcome)
 		return limiter.Decision{Admitted: true}, outcomeAdmitted
 	}
 	d, err := p.taker.Remaining(ctx, c.takes)
-	return p.outcomeOf(ctx, c, d, err)
+	switch {
+	case err != nil:
+		return p.withoutStore(ctx, c, err, p.taker.RemainingLocally)
+	case d.Admitted:
+		return d, outcomeAdmitted
+	}
+	return d, outcomeLimited
 }

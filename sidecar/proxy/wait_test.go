@@ -182,7 +182,10 @@ func TestWaitingEndsWhenTheSlotIsFree(t *testing.T) {
 }
 
 // slots is a store that has some, and refuses without.
-type slots struct{ free atomic.Int64 }
+type slots struct {
+	shareless
+	free atomic.Int64
+}
 
 // inAMinute is the refusal of a quota of one request a minute.
 func inAMinute() limiter.Decision {
@@ -530,7 +533,10 @@ func TestSidecarHoldsSoManyAndNoMore(t *testing.T) {
 }
 
 // admitting is a store that has room.
-type admitting struct{ decision limiter.Decision }
+type admitting struct {
+	shareless
+	decision limiter.Decision
+}
 
 func (s *admitting) TakeInto(context.Context, []limiter.Take, []limiter.Quota) (limiter.Decision, error) {
 	return s.decision, nil
@@ -543,7 +549,7 @@ func (s *admitting) Remaining(context.Context, []limiter.Take) (limiter.Decision
 // Not parallel, as what others allocate counts.
 func TestRequestsThatNeedNotWaitAllocateNothing(t *testing.T) {
 	policy := holding("p", 1, minute, nil)
-	p := New(Config{Taker: &admitting{limiter.Decision{Admitted: true, Quotas: []limiter.Quota{{Limit: policy.Limits[0]}}}}})
+	p := New(Config{Taker: &admitting{decision: limiter.Decision{Admitted: true, Quotas: []limiter.Quota{{Limit: policy.Limits[0]}}}}})
 	if err := p.Apply(&ruleset.Ruleset{Namespace: "ns", Policies: []ruleset.Policy{policy}}); err != nil {
 		t.Fatal(err)
 	}

@@ -91,6 +91,10 @@ type Policy struct {
 	Overrides      []Override     `json:"overrides,omitempty"`
 	Observe        bool           `json:"observe,omitempty"`
 	OnStoreFailure OnStoreFailure `json:"onStoreFailure"`
+	// Enforcers are the sidecars that enforce the policy, rounded up; 0: not
+	// known, and with Local each sidecar admits one request a window. Told where
+	// onStoreFailure is Local.
+	Enforcers int64 `json:"enforcers,omitempty"`
 	// Wait holds a request that exceeds the limit; nil refuses it at once.
 	Wait *Wait `json:"wait,omitempty"`
 	// Intercept ends the TLS of connections to Hosts, so that their requests
@@ -198,6 +202,9 @@ type OnStoreFailure string
 
 // What becomes of requests without Redis.
 const (
+	// OnStoreFailureLocal: this sidecar's share of the limits, one part of
+	// Policy.Enforcers.
+	OnStoreFailureLocal OnStoreFailure = "Local"
 	OnStoreFailureAllow OnStoreFailure = "Allow"
 	OnStoreFailureDeny  OnStoreFailure = "Deny"
 )
