@@ -26,7 +26,7 @@ const maxNote = 1000
 // The conditions whose changes events speak of. A RateLimitPolicy's Ready
 // repeats the others.
 var (
-	policyConditions = []string{v1alpha1.ConditionAccepted, v1alpha1.ConditionProgrammed}
+	policyConditions = []string{v1alpha1.ConditionAccepted, v1alpha1.ConditionProgrammed, v1alpha1.ConditionDegraded}
 	taskConditions   = []string{v1alpha1.ConditionAccepted, v1alpha1.ConditionWorkersAvailable, v1alpha1.ConditionReady}
 )
 
@@ -47,8 +47,14 @@ func reportChanges(recorder Recorder, object runtime.Object, action string, cond
 		if old != nil && old.Status == current.Status && old.Reason == current.Reason {
 			continue
 		}
+		bad := metav1.ConditionFalse
+		if conditionType == v1alpha1.ConditionDegraded {
+			if bad = metav1.ConditionTrue; old == nil && current.Status != bad {
+				continue // that nothing is wrong is no news
+			}
+		}
 		eventType := corev1.EventTypeWarning
-		if current.Status == metav1.ConditionTrue || slices.Contains(passing, current.Reason) {
+		if current.Status != bad || slices.Contains(passing, current.Reason) {
 			eventType = corev1.EventTypeNormal
 		}
 		recorder.Eventf(object, nil, eventType, current.Reason, action, "%.*s", maxNote, current.Message)

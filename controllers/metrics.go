@@ -25,7 +25,7 @@ type PolicyPods struct {
 func NewPolicyPods(reader client.Reader) *PolicyPods {
 	return &PolicyPods{reader: reader, pods: prometheus.NewDesc(
 		"weir_operator_policy_pods",
-		"Pods that a policy selects, and those of them whose sidecar enforces it as it is now.",
+		"Pods that a policy selects, those of them whose sidecar enforces it as it is now, and those whose sidecar has no answer from Redis (rounded up above 16).",
 		[]string{"namespace", "policy", "state"}, nil,
 	)}
 }
@@ -48,7 +48,7 @@ func (p *PolicyPods) Collect(metrics chan<- prometheus.Metric) {
 		if counts == nil {
 			continue
 		}
-		for state, count := range map[string]int32{"selected": counts.Selected, "enforcing": counts.Enforcing} {
+		for state, count := range map[string]int32{"selected": counts.Selected, "enforcing": counts.Enforcing, "degraded": counts.Degraded} {
 			metrics <- prometheus.MustNewConstMetric(p.pods, prometheus.GaugeValue, float64(count), policy.Namespace, policy.Name, state)
 		}
 	}

@@ -35,12 +35,13 @@ func policyWith(name string, pods *v1alpha1.PodCounts) v1alpha1.RateLimitPolicy 
 func TestPolicyPodsAreWhatTheStatusesSay(t *testing.T) {
 	t.Parallel()
 	pods := NewPolicyPods(policiesReader{policies: []v1alpha1.RateLimitPolicy{
-		policyWith("spotify", &v1alpha1.PodCounts{Selected: 12, Enforcing: 11}),
+		policyWith("spotify", &v1alpha1.PodCounts{Selected: 12, Enforcing: 11, Degraded: 2}),
 		policyWith("new", nil),
 	}})
 	want := `
-# HELP weir_operator_policy_pods Pods that a policy selects, and those of them whose sidecar enforces it as it is now.
+# HELP weir_operator_policy_pods Pods that a policy selects, those of them whose sidecar enforces it as it is now, and those whose sidecar has no answer from Redis (rounded up above 16).
 # TYPE weir_operator_policy_pods gauge
+weir_operator_policy_pods{namespace="bondhu",policy="spotify",state="degraded"} 2
 weir_operator_policy_pods{namespace="bondhu",policy="spotify",state="enforcing"} 11
 weir_operator_policy_pods{namespace="bondhu",policy="spotify",state="selected"} 12
 `

@@ -39,6 +39,11 @@ type census struct {
 	enforcing int
 	// Names of pods, in order.
 	bare, waiting, rejecting, blind []string
+	// sidecars that there are, of which away have no answer from the store, the
+	// first since a Unix time; unheard have not told this operator.
+	sidecars, unheard int
+	away              []string
+	awaySince         int64
 	// rejection is why the first of rejecting could not apply its rules.
 	rejection string
 }
@@ -83,13 +88,14 @@ func decide(o observed) v1alpha1.RateLimitPolicyStatus {
 		Pods: &v1alpha1.PodCounts{
 			Selected:  int32(len(o.pods)),       //nolint:gosec // pods of a cluster
 			Enforcing: int32(counted.enforcing), //nolint:gosec // of them
+			Degraded:  o.degradedPods(counted),
 			Summary:   fmt.Sprintf("%d/%d", counted.enforcing, len(o.pods)),
 		},
 		Conditions: slices.Clone(o.policy.Status.Conditions),
 	}
 	accepted := o.accepted()
 	programmed := o.programmed(counted)
-	for _, condition := range []metav1.Condition{accepted, programmed, ready(accepted, programmed)} {
+	for _, condition := range []metav1.Condition{accepted, programmed, ready(accepted, programmed), o.degraded(counted)} {
 		condition.ObservedGeneration = o.policy.Generation
 		condition.LastTransitionTime = metav1.NewTime(o.now)
 		meta.SetStatusCondition(&status.Conditions, condition)
@@ -104,6 +110,9 @@ func (o *observed) count() census {
 	}
 	for _, pod := range o.pods {
 		said, known := o.said[pod.UID]
+		if link.HasSidecar(pod) {
+			c.hear(pod.Name, said, known)
+		}
 		switch {
 		case !link.HasSidecar(pod):
 			c.bare = append(c.bare, pod.Name)
@@ -200,11 +209,13 @@ func ready(accepted, programmed metav1.Condition) metav1.Condition {
 	return condition
 }
 
+// shownNames of pods in a message, at most.
+const shownNames = 3
+
 // some names the first three pods and counts the others.
 func some(names []string) string {
-	const shown = 3
-	if len(names) <= shown {
+	if len(names) <= shownNames {
 		return strings.Join(names, ", ")
 	}
-	return fmt.Sprintf("%s and %d more", strings.Join(names[:shown], ", "), len(names)-shown)
+	return fmt.Sprintf("%s and %d more", strings.Join(names[:shownNames], ", "), len(names)-shownNames)
 }

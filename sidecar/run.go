@@ -126,6 +126,7 @@ func wire(o options, bootstrap *ruleset.Bootstrap, logger *slog.Logger) (*sideca
 	s.traces = &traces{trace: s.proxy.Trace, metrics: tracing.NewMetrics(registry, "weir_sidecar"), logger: logger}
 	s.link, err = link.New(link.Config{
 		Bootstrap: &bootstrap.Ruleset, Apply: applier(s.proxy.Apply, s.tls.Use, s.limiter.Use, s.traces.use), NotIntercepting: s.tls.NotIntercepting,
+		StoreAway: s.limiter.Away,
 		TokenFile: o.tokenFile, StateDir: o.stateDir, Registerer: registry, Logger: logger,
 	})
 	if err != nil {

@@ -92,10 +92,13 @@ const (
 
 // OnStoreFailure says what happens to a request when Redis does not answer
 // within the store timeout.
-// +kubebuilder:validation:Enum=Allow;Deny
+// +kubebuilder:validation:Enum=Local;Allow;Deny
 type OnStoreFailure string
 
 const (
+	// OnStoreFailureLocal has each sidecar hold requests to its share of the
+	// limits: limit ÷ sidecars that enforce the policy, and at least 1.
+	OnStoreFailureLocal OnStoreFailure = "Local"
 	// OnStoreFailureAllow lets requests pass uncounted.
 	OnStoreFailureAllow OnStoreFailure = "Allow"
 	// OnStoreFailureDeny answers 503.
@@ -177,10 +180,13 @@ type RateLimitPolicySpec struct {
 	// +default="Enforce"
 	Mode Mode `json:"mode,omitempty"`
 
-	// onStoreFailure holds while Redis does not answer: Allow lets requests
-	// pass uncounted, Deny answers 503.
+	// onStoreFailure holds while Redis does not answer: with Local each sidecar
+	// holds requests to its share of the limits (limit ÷ sidecars that enforce the
+	// policy, at least 1), Allow lets them pass uncounted, Deny answers 503. A
+	// connection that is to be intercepted and cannot be, so that its requests
+	// are not seen, passes with Local and Allow, and is closed with Deny.
 	// +optional
-	// +default="Allow"
+	// +default="Local"
 	OnStoreFailure OnStoreFailure `json:"onStoreFailure,omitempty"`
 
 	// tls says what becomes of TLS connections to hosts: Passthrough passes
@@ -448,6 +454,9 @@ const (
 	ConditionProgrammed = "Programmed"
 	// ConditionReady is True when Accepted and Programmed are.
 	ConditionReady = "Ready"
+	// ConditionDegraded is True while sidecars have no answer from Redis, and do
+	// as onStoreFailure says.
+	ConditionDegraded = "Degraded"
 )
 
 // Reasons of the conditions. Their messages say what to change.
@@ -484,6 +493,11 @@ const (
 
 	// ReasonReady: the policy is enforced everywhere (Ready=True).
 	ReasonReady = "Ready"
+
+	// ReasonStoreAway: some sidecars have no answer from Redis (Degraded=True).
+	ReasonStoreAway = "StoreAway"
+	// ReasonStoreAnswers: no sidecar says that it has none (Degraded=False).
+	ReasonStoreAnswers = "StoreAnswers"
 )
 
 // RateLimitPolicyStatus is what the cluster makes of a policy.
@@ -504,7 +518,7 @@ type RateLimitPolicyStatus struct {
 	// +optional
 	Pods *PodCounts `json:"pods,omitempty"`
 
-	// conditions are Accepted, Programmed and Ready.
+	// conditions are Accepted, Programmed, Ready and Degraded.
 	// +optional
 	// +listType=map
 	// +listMapKey=type
@@ -520,6 +534,10 @@ type PodCounts struct {
 	// enforcing is how many of them enforce this generation.
 	// +optional
 	Enforcing int32 `json:"enforcing"`
+	// degraded is how many of them have no answer from Redis; above 16 rounded
+	// up, by less than an eighth.
+	// +optional
+	Degraded int32 `json:"degraded,omitempty"`
 	// summary is "enforcing/selected", for kubectl get.
 	// +optional
 	Summary string `json:"summary,omitempty"`

@@ -25,6 +25,9 @@ type Acknowledgement struct {
 	Rejected  *ruleset.Rejection  `json:"rejected,omitempty"`
 	// NotIntercepting names policies of which the pod cannot intercept some host.
 	NotIntercepting []string `json:"notIntercepting,omitempty"`
+	// StoreAwaySince is the Unix time since which the pod's sidecar has no answer
+	// from the store; 0: it has.
+	StoreAwaySince int64 `json:"storeAwaySince,omitempty"`
 	// Seen is when the replica that the pod asked received it.
 	Seen time.Time `json:"seen"`
 }
@@ -161,7 +164,7 @@ func (a *Acknowledgements) put(e entry) {
 
 // same says whether two reports of a pod say the same.
 func same(a, b Acknowledgement) bool {
-	return slices.Equal(a.Enforcing, b.Enforcing) && slices.Equal(a.NotIntercepting, b.NotIntercepting) &&
+	return slices.Equal(a.Enforcing, b.Enforcing) && a.StoreAwaySince == b.StoreAwaySince && slices.Equal(a.NotIntercepting, b.NotIntercepting) &&
 		reflect.DeepEqual(a.Rejected, b.Rejected)
 }
 

@@ -133,7 +133,8 @@ func (s *Server) admit(ctx context.Context, asked question) (caller, ruleset.Rep
 	}
 	s.options.Acknowledgements.Record(Acknowledgement{
 		Namespace: from.pod.Namespace, Pod: from.pod.Name, UID: from.uid,
-		Enforcing: report.Enforcing, Rejected: report.Rejected, NotIntercepting: report.NotIntercepting, Seen: time.Now(),
+		Enforcing: report.Enforcing, Rejected: report.Rejected, NotIntercepting: report.NotIntercepting,
+		StoreAwaySince: min(max(report.StoreAwaySince, 0), time.Now().Unix()), Seen: time.Now(),
 	})
 	return from, report, nil
 }

@@ -8,6 +8,7 @@ import (
 	"reflect"
 	"slices"
 	"sync"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -35,13 +36,19 @@ type Rulesets struct {
 	mu       sync.Mutex
 	settings programming.Settings
 	programs map[string]*program // by namespace; dropped when a policy changes
+	// recounting are the namespaces whose sidecars are about to be counted.
+	recounting   map[string]bool
+	recountDelay time.Duration
 }
 
 // program is a namespace's policies at one time.
 type program struct {
 	mu       sync.Mutex
 	compiled *programming.Program
-	answers  map[programming.Selection]*answer
+	// policies that it was compiled from, and how many sidecars enforce them.
+	policies  []v1alpha1.RateLimitPolicy
+	enforcers map[string]int64
+	answers   map[programming.Selection]*answer
 }
 
 // answer is a Ruleset as it is sent.
@@ -55,7 +62,7 @@ type answer struct {
 
 // NewRulesets computes from what the reader, a cache, knows.
 func NewRulesets(reader client.Reader, authorities *certs.Authorities) *Rulesets {
-	r := &Rulesets{reader: reader, authorities: authorities, programs: map[string]*program{}}
+	r := &Rulesets{reader: reader, authorities: authorities, programs: map[string]*program{}, recounting: map[string]bool{}, recountDelay: recountDelay}
 	authorities.OnChange(r.touch)
 	return r
 }
@@ -136,6 +143,12 @@ func (r *Rulesets) of(ctx context.Context, pod *corev1.Pod) (*answer, error) {
 		}
 		settings.Authorities = r.authorities.Bundle(pod.Namespace)
 		settings.Store = r.users.Of(pod.Namespace, settings.Store)
+		enforcers, err := r.enforcers(ctx, pod.Namespace, policies.Items, 0)
+		if err != nil {
+			return nil, err
+		}
+		settings.Enforcers = enforcers
+		p.policies, p.enforcers = policies.Items, enforcers
 		p.compiled = programming.Prepare(pod.Namespace, policies.Items, settings)
 	}
 	selection := p.compiled.Select(pod.Labels)
@@ -199,11 +212,16 @@ func (r *Rulesets) watch(ctx context.Context, informers cache.Informers, forget 
 		return fmt.Errorf("watching pods: %w", err)
 	}
 	if _, err := pods.AddEventHandler(toolscache.ResourceEventHandlerFuncs{
-		AddFunc:    func(added any) { r.bells.ring(keyOf(added.(client.Object))) },
+		AddFunc: func(added any) {
+			pod := added.(client.Object)
+			r.bells.ring(keyOf(pod))
+			r.recount(pod.GetNamespace())
+		},
 		UpdateFunc: r.podUpdated,
 		DeleteFunc: func(deleted any) {
 			pod := last(deleted)
 			forget(pod.GetNamespace(), pod.GetUID())
+			r.recount(pod.GetNamespace())
 			r.bells.ring(keyOf(pod))
 		},
 	}); err != nil {
@@ -222,9 +240,13 @@ func (r *Rulesets) policyUpdated(before, after any) {
 }
 
 func (r *Rulesets) podUpdated(before, after any) {
-	old, current := before.(client.Object), after.(client.Object)
-	if old.GetUID() != current.GetUID() || !maps.Equal(old.GetLabels(), current.GetLabels()) {
+	old, current := before.(*corev1.Pod), after.(*corev1.Pod)
+	another := old.GetUID() != current.GetUID() || !maps.Equal(old.GetLabels(), current.GetLabels())
+	if another {
 		r.bells.ring(keyOf(current))
+	}
+	if another || enforces(old) != enforces(current) {
+		r.recount(current.GetNamespace())
 	}
 }
 

@@ -2,12 +2,15 @@ package link
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/go-logr/logr"
 	"github.com/prometheus/client_golang/prometheus"
@@ -27,6 +30,7 @@ type counted struct {
 	client.Reader
 	mu       sync.Mutex
 	policies []v1alpha1.RateLimitPolicy
+	pods     []corev1.Pod
 	listed   int
 }
 
@@ -34,7 +38,12 @@ func (c *counted) List(_ context.Context, list client.ObjectList, _ ...client.Li
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.listed++
-	list.(*v1alpha1.RateLimitPolicyList).Items = c.policies
+	switch list := list.(type) {
+	case *v1alpha1.RateLimitPolicyList:
+		list.Items = c.policies
+	case *corev1.PodList:
+		list.Items = c.pods
+	}
 	return nil
 }
 
@@ -58,8 +67,8 @@ func TestTenThousandPodsCostOneCompilation(t *testing.T) {
 		}
 		distinct[answer] = true
 	}
-	if cached.listed != 1 || len(distinct) != 1 {
-		t.Errorf("listed policies %d times and made %d Rulesets, want 1 and 1", cached.listed, len(distinct))
+	if cached.listed != 2 || len(distinct) != 1 {
+		t.Errorf("listed policies and pods %d times and made %d Rulesets, want each once and 1", cached.listed, len(distinct))
 	}
 }
 
@@ -146,5 +155,89 @@ func TestWithoutAPIServerNobodyIsBlamed(t *testing.T) {
 	defer func() { _ = response.Body.Close() }()
 	if response.StatusCode != http.StatusServiceUnavailable || response.Header.Get("Retry-After") != "1" {
 		t.Errorf("got %s with Retry-After %q, want 503 and 1", response.Status, response.Header.Get("Retry-After"))
+	}
+}
+
+// What counts the sidecars of a policy changes its Rulesets, but no more often
+// than they are counted, and not for one pod more of many.
+func TestEnforcersAreCountedCoarsely(t *testing.T) {
+	t.Parallel()
+	web := func(name, ip string) corev1.Pod {
+		pod := corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name, UID: types.UID(name), Labels: map[string]string{"app": "web"}}}
+		pod.Spec.InitContainers = []corev1.Container{{Name: v1alpha1.SidecarContainer}}
+		pod.Status.PodIP = ip
+		return pod
+	}
+	cached := &counted{policies: []v1alpha1.RateLimitPolicy{policyFor("web", "web")}}
+	for i := range 20 {
+		cached.pods = append(cached.pods, web(fmt.Sprint(i), "10.0.0.1"))
+	}
+	ended, other, bare, young := web("ended", "10.0.0.1"), web("other", "10.0.0.1"), web("bare", "10.0.0.1"), web("young", "")
+	ended.Status.Phase = corev1.PodSucceeded
+	other.Labels = map[string]string{"app": "api"}
+	bare.Spec.InitContainers = nil
+	cached.pods = append(cached.pods, ended, other, bare, young)
+	rulesets := NewRulesets(cached, certs.NewAuthorities(certs.AuthoritiesOptions{}))
+	rulesets.recountDelay = time.Millisecond
+	enforcers := func() int64 {
+		answer, err := rulesets.of(t.Context(), &cached.pods[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		var sent ruleset.Ruleset
+		if err := json.Unmarshal(answer.body, &sent); err != nil {
+			t.Fatal(err)
+		}
+		return sent.Policies[0].Enforcers
+	}
+	if n := enforcers(); n != 20 {
+		t.Errorf("%d sidecars enforce the policy, want 20", n)
+	}
+	rung, hangUp := rulesets.listen(types.NamespacedName{Namespace: "shop", Name: "0"})
+	defer hangUp()
+	// become lists other pods, and tells of one of them as the informer does.
+	become := func(pods []corev1.Pod, before, after corev1.Pod) {
+		cached.mu.Lock()
+		cached.pods = pods
+		cached.mu.Unlock()
+		for range 100 {
+			rulesets.podUpdated(&before, &after)
+		}
+	}
+	born := web("young", "10.0.0.2")
+	grown := slices.Clone(cached.pods)
+	grown[len(grown)-1] = born
+	become(grown, young, born)
+	select {
+	case <-rung:
+	case <-time.After(10 * time.Second):
+		t.Fatal("a sidecar more, and no pod is told")
+	}
+	if n := enforcers(); n != 22 {
+		t.Errorf("21 sidecars are %d, want 22", n)
+	}
+	stamped := rulesets.Stamped("shop", cached.policies, map[string]string{"app": "web"}, logr.Discard())
+	if n := stamped.Policies[0].Enforcers; n != 22 {
+		t.Errorf("a pod begins as one of %d, want 22 for 22", n)
+	}
+	another := web("another", "10.0.0.3")
+	listed := cached.listed
+	become(append(slices.Clone(grown), another), web("another", ""), another)
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		rulesets.mu.Lock()
+		done := len(rulesets.recounting) == 0
+		rulesets.mu.Unlock()
+		cached.mu.Lock()
+		done = done && cached.listed > listed
+		cached.mu.Unlock()
+		if done {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("the sidecars are not counted again")
+		}
+	}
+	if len(rung) != 0 || enforcers() != 22 {
+		t.Errorf("22 sidecars: told %v, %d, want nothing told", len(rung) != 0, enforcers())
 	}
 }

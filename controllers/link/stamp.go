@@ -23,6 +23,11 @@ const stampPatience = 2 * time.Second
 func (r *Rulesets) Stamped(namespace string, policies []v1alpha1.RateLimitPolicy, podLabels map[string]string, logger logr.Logger) *ruleset.Ruleset {
 	current := r.Settings()
 	settings := programming.Settings{Link: current.Link, HostRoots: current.HostRoots}
+	enforcers, err := r.enforcers(context.Background(), namespace, policies, 1)
+	if err != nil { // until the link tells, each of its shares is the least
+		logger.Error(err, "a pod begins without knowing how many share its limits", "namespace", namespace)
+	}
+	settings.Enforcers = enforcers
 	if domains := programming.Intercepted(policies); len(domains) > 0 {
 		ctx, cancel := context.WithTimeout(context.Background(), stampPatience)
 		defer cancel()

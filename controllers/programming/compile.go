@@ -48,10 +48,14 @@ func ifMissing(m v1alpha1.IfMissing) ruleset.IfMissing {
 }
 
 func onStoreFailure(f v1alpha1.OnStoreFailure) ruleset.OnStoreFailure {
-	if f == v1alpha1.OnStoreFailureDeny {
+	switch f {
+	case v1alpha1.OnStoreFailureAllow:
+		return ruleset.OnStoreFailureAllow
+	case v1alpha1.OnStoreFailureDeny:
 		return ruleset.OnStoreFailureDeny
+	default:
+		return ruleset.OnStoreFailureLocal
 	}
-	return ruleset.OnStoreFailureAllow
 }
 
 // intercepts says whether TLS to a policy's hosts is ended: the Ruleset knows

@@ -23,6 +23,9 @@ type Settings struct {
 	// Tracing is nil while nobody collects traces, and for what is stamped into
 	// pods.
 	Tracing *ruleset.Tracing
+	// Enforcers is how many sidecars enforce each policy that they share, by its
+	// name; one that is missing is not known.
+	Enforcers map[string]int64
 }
 
 // Program is a namespace's accepted policies, compiled once for all its pods.
@@ -56,6 +59,9 @@ func Prepare(namespace string, policies []v1alpha1.RateLimitPolicy, settings Set
 			continue // not accepted either
 		}
 		program.policies = append(program.policies, programmed{selector: selector, policy: compile(policy)})
+		if Shares(policy) {
+			program.policies[len(program.policies)-1].policy.Enforcers = settings.Enforcers[policy.Name]
+		}
 	}
 	slices.SortFunc(program.policies, func(a, b programmed) int { return cmp.Compare(a.policy.Name, b.policy.Name) })
 	return program

@@ -100,10 +100,6 @@ func (h *health) publish() (inUse bool) {
 	}
 	h.limiter.metrics.away(h.since)
 	h.limiter.since = h.since
-	select {
-	case h.limiter.changed <- struct{}{}:
-	default: // told already
-	}
 	return true
 }
 
@@ -114,6 +110,3 @@ func (l *Limiter) Away() time.Time {
 	defer l.stateMu.Unlock()
 	return l.since
 }
-
-// Changed receives after Away has changed.
-func (l *Limiter) Changed() <-chan struct{} { return l.changed }

@@ -100,7 +100,6 @@ type Limiter struct {
 	stateMu sync.Mutex
 	state   *health   // of the backend in use; nil: none
 	since   time.Time // see Away
-	changed chan struct{}
 }
 
 // New returns a Limiter without a store: Use names one. It silences the Redis
@@ -114,7 +113,7 @@ func New(opts Options) *Limiter {
 	}
 	return &Limiter{
 		log: log, metrics: newMetrics(opts.Registerer), healthInterval: 5 * time.Second, sweepInterval: time.Second,
-		ledger: newLedger(), changed: make(chan struct{}, 1),
+		ledger: newLedger(),
 	}
 }
 

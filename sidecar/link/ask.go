@@ -74,6 +74,9 @@ func (c *Client) exchange(ctx context.Context) (*ruleset.Ruleset, error) {
 func (c *Client) request(ctx context.Context) (*http.Request, error) {
 	said := report(c.current, c.rejected)
 	said.NotIntercepting = c.notIntercepting()
+	if since := c.storeAway(); c.current.Store != nil && !since.IsZero() {
+		said.StoreAwaySince = since.Unix()
+	}
 	return c.post(ctx, c.link, ruleset.LinkPath, said)
 }
 

@@ -27,8 +27,8 @@ import (
 // before it is ready without: the application must not wait for ever.
 const patience = 5 * time.Second
 
-// Config of a Client. Every field but TokenFile, StateDir and NotIntercepting is
-// required.
+// Config of a Client. Every field but TokenFile, StateDir, NotIntercepting and
+// StoreAway is required.
 type Config struct {
 	// Bootstrap is the Ruleset stamped into the pod at injection: what is
 	// enforced, and where the operator is, as long as nothing newer is known.
@@ -38,6 +38,10 @@ type Config struct {
 	Apply func(*ruleset.Ruleset) error
 	// NotIntercepting is what every Report says of that: see Nudge. Nil: nothing.
 	NotIntercepting func() []string
+	// StoreAway is since when the store does not answer, for every Report; the zero
+	// time: it does. Nil: it always does. A change of it needs no Nudge: the next
+	// Report is never far, and all sidecars would make theirs at once.
+	StoreAway func() time.Time
 	// TokenFile defaults to ruleset.TokenFile. It is read for every request,
 	// because the kubelet replaces the token.
 	TokenFile string
@@ -51,6 +55,7 @@ type Config struct {
 type Client struct {
 	apply           func(*ruleset.Ruleset) error
 	notIntercepting func() []string
+	storeAway       func() time.Time
 	nudges          chan struct{}
 	leaves          leaves
 	tokenFile       string
@@ -98,9 +103,13 @@ func New(cfg Config) (*Client, error) {
 	if cfg.NotIntercepting == nil {
 		cfg.NotIntercepting = func() []string { return nil }
 	}
+	if cfg.StoreAway == nil {
+		cfg.StoreAway = func() time.Time { return time.Time{} }
+	}
 	c := &Client{
 		apply:           cfg.Apply,
 		notIntercepting: cfg.NotIntercepting,
+		storeAway:       cfg.StoreAway,
 		nudges:          make(chan struct{}, 1),
 		leaves:          leaves{known: certificates([]byte(cfg.Bootstrap.Authorities))},
 		tokenFile:       cfg.TokenFile,

@@ -27,6 +27,10 @@ type Report struct {
 	// this pod cannot intercept some host: the pod's processes began before
 	// they could know an authority that may sign for it.
 	NotIntercepting []string `json:"notIntercepting,omitempty"`
+	// StoreAwaySince is the Unix time, in seconds by this pod's clock, since which
+	// the Store does not answer the sidecar, whose policies do as their
+	// onStoreFailure says; 0: it does.
+	StoreAwaySince int64 `json:"storeAwaySince,omitempty"`
 	// Rejected says why the last received Ruleset could not be applied; the
 	// version above is still enforced then.
 	Rejected *Rejection `json:"rejected,omitempty"`

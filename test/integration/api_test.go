@@ -125,7 +125,7 @@ var _ = Describe("The API server", func() {
 		stored := &v1alpha1.RateLimitPolicy{}
 		Expect(k8sClient.Get(ctx, client.ObjectKeyFromObject(policy), stored)).To(Succeed())
 		Expect(stored.Spec.Mode).To(Equal(v1alpha1.ModeEnforce))
-		Expect(stored.Spec.OnStoreFailure).To(Equal(v1alpha1.OnStoreFailureAllow))
+		Expect(stored.Spec.OnStoreFailure).To(Equal(v1alpha1.OnStoreFailureLocal))
 		Expect(stored.Spec.Identity.IfMissing).To(Equal(v1alpha1.IfMissingShared))
 		Expect(stored.Spec.Match[0].Path.Type).To(Equal(v1alpha1.PathMatchPrefix))
 		Expect(stored.Spec.Match[0].Headers[0].Type).To(Equal(v1alpha1.HeaderMatchExact))

@@ -1,0 +1,92 @@
+package link
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/weir-dev/weir/api/v1alpha1"
+	"github.com/weir-dev/weir/controllers/programming"
+)
+
+// recountDelay gathers what becomes of a namespace's pods into one count of those
+// that enforce each policy: a namespace's Rulesets change no more often for that.
+const recountDelay = 5 * time.Second
+
+// enforces says whether a pod has a sidecar that runs, or is about to.
+func enforces(pod *corev1.Pod) bool {
+	ended := pod.DeletionTimestamp != nil || pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed
+	return !ended && pod.Status.PodIP != "" && !pod.Spec.HostNetwork && HasSidecar(pod)
+}
+
+// enforcers counts the sidecars that enforce each policy of a namespace which
+// divides its limits among them, coarsely: see programming.Coarse. more are about
+// to be.
+func (r *Rulesets) enforcers(ctx context.Context, namespace string, policies []v1alpha1.RateLimitPolicy, more int64) (map[string]int64, error) {
+	selectors := map[string]programming.Selector{}
+	for i := range policies {
+		if !programming.Shares(&policies[i]) {
+			continue
+		}
+		if selector, err := programming.NewSelector(&policies[i]); err == nil { // else it is not accepted
+			selectors[policies[i].Name] = selector
+		}
+	}
+	if len(selectors) == 0 {
+		return nil, nil
+	}
+	pods := &corev1.PodList{}
+	// Only read here, so 10,000 pods need not be copied.
+	if err := r.reader.List(ctx, pods, client.InNamespace(namespace), client.UnsafeDisableDeepCopy); err != nil {
+		return nil, fmt.Errorf("listing the pods of namespace %s: %w", namespace, err)
+	}
+	counts := make(map[string]int64, len(selectors))
+	for i := range pods.Items {
+		if !enforces(&pods.Items[i]) {
+			continue
+		}
+		for name, selector := range selectors {
+			if selector.Selects(pods.Items[i].Labels, true) {
+				counts[name]++
+			}
+		}
+	}
+	for name := range selectors {
+		counts[name] = programming.Coarse(max(counts[name]+more, 1)) // who asks is one
+	}
+	return counts, nil
+}
+
+// recount has the sidecars of a namespace counted soon.
+func (r *Rulesets) recount(namespace string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.recounting[namespace] {
+		return
+	}
+	r.recounting[namespace] = true
+	time.AfterFunc(r.recountDelay, func() { r.recounted(namespace) })
+}
+
+// recounted counts, and wakes the pods of a namespace when the count that they
+// know is another.
+func (r *Rulesets) recounted(namespace string) {
+	r.mu.Lock()
+	delete(r.recounting, namespace)
+	p := r.programs[namespace]
+	r.mu.Unlock()
+	if p == nil {
+		return // it is counted when somebody asks
+	}
+	p.mu.Lock()
+	policies, known := p.policies, p.enforcers
+	p.mu.Unlock()
+	// A cache that cannot be listed now is asked when the next pod changes.
+	if now, err := r.enforcers(context.Background(), namespace, policies, 0); err == nil && !maps.Equal(now, known) {
+		r.touch(namespace)
+	}
+}
