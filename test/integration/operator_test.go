@@ -34,7 +34,9 @@ import (
 	"github.com/weir-dev/weir/controllers/certs"
 	"github.com/weir-dev/weir/controllers/link"
 	"github.com/weir-dev/weir/controllers/programming"
+	"github.com/weir-dev/weir/sidecar/limiter"
 	"github.com/weir-dev/weir/sidecar/ruleset"
+	"github.com/weir-dev/weir/test/redistest"
 )
 
 // replica is one replica of the operator, as far as the link goes.
@@ -264,6 +266,64 @@ var _ = Describe("the operator", Ordered, func() {
 			shows(policy, "Ready")()
 			return policy.Status.Pods
 		}).Should(Equal(&v1alpha1.PodCounts{Selected: 1, Enforcing: 1, Summary: "1/1"}))
+	})
+
+	It("says how many sidecars have no Redis, since when, and what each admits meanwhile", func() {
+		namespace := newNamespace(nil)
+		redis := redistest.Start(GinkgoTB())
+		store := &ruleset.Store{URL: redis.URL(), TimeoutMillis: 100}
+		pods := []*corev1.Pod{createPod(namespace, "web-1", web, true), createPod(namespace, "web-2", web, true)}
+		for _, pod := range pods { // as the kubelet says that they run
+			pod.Status.Phase, pod.Status.PodIP = corev1.PodRunning, "10.0.0.1"
+			pod.Status.PodIPs = []corev1.PodIP{{IP: pod.Status.PodIP}}
+			Expect(k8sClient.Status().Update(ctx, pod)).To(Succeed())
+		}
+		first, second := startSidecar(pods[0], leader), startSidecar(pods[1], follower)
+		policy := createPolicy(namespace, "api", "web", 100)
+		Eventually(shows(policy, "Ready")).Should(Equal("Ready=True Ready 1"))
+		Expect(shows(policy, "Degraded")()).To(Equal("Degraded=False StoreAnswers 1"))
+		programmed := meta.FindStatusCondition(policy.Status.Conditions, "Programmed").DeepCopy()
+		enforcers := func(s *sidecar) func() int64 {
+			return func() int64 {
+				s.mu.Lock()
+				defer s.mu.Unlock()
+				return s.applied.Policies[0].Enforcers
+			}
+		}
+		Eventually(enforcers(first)).WithTimeout(20 * time.Second).Should(BeEquivalentTo(2))
+		Eventually(enforcers(second)).WithTimeout(20 * time.Second).Should(BeEquivalentTo(2))
+
+		limits := first.limitsWith(store)
+		take := []limiter.Take{{
+			Namespace: namespace, Service: "api", Identity: "u", Limits: []ruleset.Limit{{Requests: 100, WindowMillis: 60_000}},
+			Sharers: enforcers(first)(),
+		}}
+		Eventually(func() error { _, err := limits.Take(ctx, take); return err }).Should(Succeed())
+		redis.Kill()
+		Eventually(func() error { _, err := limits.Take(ctx, take); return err }).Should(MatchError(limiter.ErrStore))
+		since := limits.Away()
+		first.Nudge() // the next report is up to 30 s away
+		Eventually(shows(policy, "Degraded")).Should(Equal("Degraded=True StoreAway 1"))
+		Expect(messageOf(policy, "Degraded")).To(Equal("1 of 2 sidecars (web-1) have no answer from Redis, the first since " +
+			since.UTC().Format(time.RFC3339) + ". Each admits its share: the limit divided by the sidecars, and at least 1 request a window (onStoreFailure: Local)."))
+		Expect(policy.Status.Pods).To(Equal(&v1alpha1.PodCounts{Selected: 2, Enforcing: 2, Degraded: 1, Summary: "2/2"}))
+		d, err := limits.RemainingLocally(take)
+		Expect(err).NotTo(HaveOccurred())
+		Expect(d.Quotas[0].Remaining).To(BeNumerically("<=", 50))
+
+		redis.Restart()
+		Eventually(limits.Away).Should(BeZero())
+		first.Nudge()
+		Eventually(shows(policy, "Degraded")).Should(Equal("Degraded=False StoreAnswers 1"))
+		Expect(meta.FindStatusCondition(policy.Status.Conditions, "Programmed")).To(Equal(programmed), "it was never in doubt")
+		events := &eventsv1.EventList{}
+		Eventually(func() (reasons []string) {
+			Expect(k8sClient.List(ctx, events, client.InNamespace(namespace))).To(Succeed())
+			for _, event := range events.Items {
+				reasons = append(reasons, event.Type+" "+event.Reason)
+			}
+			return reasons
+		}).Should(ContainElements("Warning StoreAway", "Normal StoreAnswers"))
 	})
 
 	It("hands the collector of traces to running sidecars, and stamps it into no pod", func() {

@@ -20,6 +20,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/weir-dev/weir/api/v1alpha1"
+	"github.com/weir-dev/weir/sidecar/limiter"
 	sidecarlink "github.com/weir-dev/weir/sidecar/link"
 	"github.com/weir-dev/weir/sidecar/ruleset"
 )
@@ -72,6 +73,7 @@ type sidecar struct {
 	applied *ruleset.Ruleset
 	at      time.Time
 	blind   []string
+	limiter *limiter.Limiter // nil: its store answers
 	log     journal
 }
 
@@ -108,6 +110,7 @@ func startStamped(pod *corev1.Pod, stamped *ruleset.Ruleset) *sidecar {
 		Bootstrap:       stamped,
 		Apply:           s.apply,
 		NotIntercepting: s.notIntercepting,
+		StoreAway:       s.storeAway,
 		TokenFile:       tokenFile(tokenOf(pod.Namespace, "default", ruleset.Audience, pod)),
 		StateDir:        GinkgoT().TempDir(),
 		Registerer:      prometheus.NewRegistry(),
@@ -142,6 +145,27 @@ func (s *sidecar) notIntercepting() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.blind
+}
+
+// limitsWith has the sidecar decide in a store from now on.
+func (s *sidecar) limitsWith(store *ruleset.Store) *limiter.Limiter {
+	GinkgoHelper()
+	l := limiter.New(limiter.Options{Logger: slog.New(slog.NewTextHandler(&s.log, nil))})
+	DeferCleanup(l.Close)
+	Expect(l.Use(store)).To(Succeed())
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.limiter = l
+	return l
+}
+
+func (s *sidecar) storeAway() time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.limiter == nil {
+		return time.Time{}
+	}
+	return s.limiter.Away()
 }
 
 // authorities of the Ruleset in force.
