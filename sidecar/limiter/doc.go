@@ -92,6 +92,19 @@
 // and giving back another caller can be refused that would have had room: the
 // one case in which never late does not hold.
 //
+// # Without Redis
+//
+// A call that Redis did not answer in time opens a breaker: further calls fail at
+// once, with the same error, until a probe is answered. TakeLocally then admits
+// from this process's share of each limit, by a ledger of what this process
+// admitted lately, which has a sliced window for each quota on a clock that never
+// steps. With n units, s sharers and at least as many as there are processes, all
+// of them admit at most max(n, s) in any window that lies within the outage, and
+// n more in one that meets its begin or end. Before a breaker closes, Redis is
+// told of what was admitted without it, at times that are not before it was. So
+// a window of which Redis decides the last take, when all have told, holds at
+// most n again.
+//
 // # What Redis must allow
 //
 // Rights has the rules of an ACL user for one namespace: its keys, and what the
@@ -105,7 +118,7 @@
 //     units are admitted again as entries were lost, and no more (and what
 //     leases held, which goes on being used); the window heals as it slides.
 //   - Redis not answering. Take returns ErrStore, and it is the policy's
-//     onStoreFailure that decides. Such a take may have been counted, and on
+//     onStoreFailure that decides; see Without Redis. Such a take may have been counted, and on
 //     Redis Cluster what it took before the failure is given back as soon as
 //     those nodes answer within another timeout; if they do not, it leaves with
 //     the window. Both err towards fewer requests, never more.
