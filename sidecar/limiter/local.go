@@ -2,7 +2,8 @@ package limiter
 
 import "time"
 
-// maxNotes bounds the slices that one call of the script notes.
+// maxNotes bounds what one call of the script notes, less what the last of its
+// commands does: slices, or the units of an exact log. Redis takes some µs for each.
 const maxNotes = 2048
 
 // TakeLocally decides while Redis does not: from this process's share of each
@@ -77,16 +78,28 @@ func (b *backend) report(probed *breaker) (told bool) {
 
 // notes are the commands for as many of the reports as one call tells.
 func (b *backend) notes(reports []*report) (batch []*command, told int) {
-	most, slices, now := maxBatch, 0, b.memory.ledger.now()
+	most, work, now := maxBatch, int64(0), b.memory.ledger.now()
 	if b.cluster { // they may lie on several nodes
 		most = 1
 	}
-	for told < len(reports) && len(batch) < most && slices < maxNotes {
+	for told < len(reports) && len(batch) < most && work < maxNotes {
 		if c := reports[told].command(now); c != nil {
 			batch = append(batch, c)
-			slices += len(c.uses)
+			work += c.work()
 		}
 		told++
 	}
 	return batch, told
+}
+
+// work is how many entries Redis writes for a note.
+func (c *command) work() (entries int64) {
+	for _, u := range c.uses {
+		if c.quotas[0].limit.Requests > exactRequests {
+			entries++
+		} else {
+			entries += u.takes
+		}
+	}
+	return entries
 }

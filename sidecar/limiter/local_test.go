@@ -5,11 +5,14 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/alicebob/miniredis/v2"
 	"github.com/prometheus/client_golang/prometheus/testutil"
+	"github.com/redis/go-redis/v9"
 	"pgregory.net/rapid"
 
 	"github.com/weir-dev/weir/sidecar/ruleset"
@@ -94,15 +97,18 @@ func TestOutageIsDecidedLocally(t *testing.T) {
 		reason     string
 		limit      int64
 		fail, mend func(*redistest.Server)
+		args       []string
 	}{
-		{"a server that hangs, small limit", 30, (*redistest.Server).Pause, (*redistest.Server).Resume},
-		{"a server that is gone and comes back empty, small limit", 30, (*redistest.Server).Kill, (*redistest.Server).Restart},
-		{"a server that hangs, large limit", 300, (*redistest.Server).Pause, (*redistest.Server).Resume},
-		{"a server that is gone and comes back empty, large limit", 300, (*redistest.Server).Kill, (*redistest.Server).Restart},
+		{"a server that hangs, small limit", 30, (*redistest.Server).Pause, (*redistest.Server).Resume, nil},
+		{"a server that is gone and comes back empty, small limit", 30, (*redistest.Server).Kill, (*redistest.Server).Restart, nil},
+		{"a server that is gone and comes back with its data, small limit", 30, (*redistest.Server).Kill, (*redistest.Server).Restart, redistest.AOF()},
+		{"a server that hangs, large limit", 300, (*redistest.Server).Pause, (*redistest.Server).Resume, nil},
+		{"a server that is gone and comes back empty, large limit", 300, (*redistest.Server).Kill, (*redistest.Server).Restart, nil},
+		{"a server that is gone and comes back with its data, large limit", 300, (*redistest.Server).Kill, (*redistest.Server).Restart, redistest.AOF()},
 	} {
 		t.Run(c.reason, func(t *testing.T) {
 			t.Parallel()
-			server := redistest.Start(t)
+			server := redistest.Start(t, c.args...)
 			var limiters []*Limiter
 			for range sidecars {
 				l, log := newLimiterOf(t, ruleset.Store{URL: server.URL(), TimeoutMillis: shortTimeout.Milliseconds()})
@@ -215,12 +221,25 @@ func TestRedisIsTold(t *testing.T) {
 	}
 }
 
-// A report that is told again because the answer was lost counts once.
+// A report that is told again because the answer was lost counts once, in each
+// kind of store.
 func TestReportsCountOnce(t *testing.T) {
 	t.Parallel()
-	server := redistest.Start(t)
+	server, cluster, embedded := redistest.Start(t), redistest.StartCluster(t), miniredis.RunT(t)
+	small := redis.NewClient(&redis.Options{Addr: embedded.Addr()})
+	t.Cleanup(func() { _ = small.Close() })
+	for _, store := range []struct {
+		url    string
+		client redis.UniversalClient
+	}{{server.URL(), server.Client()}, {cluster.URL(), cluster.Client()}, {"redis://" + embedded.Addr(), small}} {
+		tellThrice(t, store.url, store.client)
+	}
+}
+
+func tellThrice(t *testing.T, url string, client redis.UniversalClient) {
+	t.Helper()
 	for _, limit := range []int64{60, 3000} {
-		l := newLimiter(t, server.URL())
+		l := newLimiter(t, url)
 		take := sharedTake("once"+time.Duration(limit).String(), limit, 2)
 		for range 7 {
 			if _, err := l.TakeLocally([]Take{take}, nil); err != nil {
@@ -234,7 +253,7 @@ func TestReportsCountOnce(t *testing.T) {
 				t.Fatal("Redis does not take the report")
 			}
 		}
-		if n := units(t, server.Client(), mustQuotas(t, []Take{take})[0].key); n != 7 {
+		if n := units(t, client, mustQuotas(t, []Take{take})[0].key); n != 7 {
 			t.Errorf("told three times of 7, Redis counts %d", n)
 		}
 		if d := mustTake(t, l, take); d.Quotas[0].Remaining != limit-8 {
@@ -326,6 +345,76 @@ func TestSlots(t *testing.T) {
 		}
 		if got := slotOf(key); int64(got) != want {
 			t.Fatalf("the slot of %q is %d, want %d", key, got, want)
+		}
+	})
+}
+
+// Sidecars admit what they will, with Redis and without, over and over, on a
+// clock of the test's. Without, none is over its share in a window of its own.
+// With, once all have told, Redis admits nothing that is too much: it has
+// counted everything, at times that are not before it was.
+func TestRedisCountsWhatWasAdmittedWithout(t *testing.T) {
+	t.Parallel()
+	const sidecars = 3
+	f, run := newFleet(t, redistest.Start(t).URL(), sidecars), 0
+	rapid.Check(t, func(t *rapid.T) {
+		run++
+		f.now = max(f.now, epoch) + 10_000_000_000
+		f.admitted = nil
+		limit := rapid.SampledFrom([]int64{1, 4, 30, 128, 129, 300}).Draw(t, "limit")
+		window := rapid.SampledFrom(windows).Draw(t, "window")
+		take := Take{
+			Namespace: "n", Service: "s", Identity: strconv.Itoa(run), Sharers: sidecars,
+			Limits: []ruleset.Limit{{Requests: limit, WindowMillis: window}},
+		}
+		own := make([][]audited, sidecars)
+		within := func(all []audited) (n int64) {
+			for _, a := range all {
+				if a.after > time.Duration(f.now-window*1000) {
+					n++
+				}
+			}
+			return n
+		}
+		for range rapid.IntRange(1, 12).Draw(t, "phases") {
+			away := rapid.Bool().Draw(t, "away")
+			for range rapid.IntRange(1, 30).Draw(t, "steps") {
+				f.now += rapid.SampledFrom([]int64{0, 1, 1000, window * 5, window * 300}).Draw(t, "step")
+				i := rapid.IntRange(0, sidecars-1).Draw(t, "sidecar")
+				l := f.limiters[i]
+				for range rapid.IntRange(1, 20).Draw(t, "takes") {
+					if !away {
+						if d := mustTake(t, l, take); d.Admitted {
+							f.admitted = append(f.admitted, admission{f.now, 1})
+							own[i] = append(own[i], audited{after: time.Duration(f.now)})
+							if sum := f.sum(window * 1000); !d.Remembered && sum > limit {
+								t.Fatalf("Redis admitted the %dth of %d in a window", sum, limit)
+							}
+						}
+						continue
+					}
+					d, remembered := l.backend.memory.answer([]Take{take}, nil) // as Take does first
+					if !remembered {
+						var err error
+						if d, err = l.TakeLocally([]Take{take}, nil); err != nil {
+							t.Fatalf("taking locally: %v", err)
+						}
+					}
+					if !d.Admitted {
+						continue
+					}
+					f.admitted = append(f.admitted, admission{f.now, 1})
+					own[i] = append(own[i], audited{after: time.Duration(f.now)})
+					if most := share(limit, sidecars); !remembered && within(own[i]) > most {
+						t.Fatalf("a sidecar admitted the %dth of its share of %d in a window", within(own[i]), most)
+					}
+				}
+			}
+			for _, l := range f.limiters {
+				if !l.backend.report(nil) {
+					t.Fatalf("Redis does not take a report")
+				}
+			}
 		}
 	})
 }

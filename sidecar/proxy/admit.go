@@ -225,6 +225,9 @@ func (p *Proxy) ask(ctx context.Context, c *claims) (limiter.Decision, outcome) 
 		d, o := p.withoutStore(ctx, c, err, func(takes []limiter.Take) (limiter.Decision, error) {
 			return p.taker.TakeLocally(takes, c.states)
 		})
+		if d.Quotas != nil {
+			c.states = d.Quotas
+		}
 		if o == outcomeAdmitted {
 			c.countLocal()
 		}
