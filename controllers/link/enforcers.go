@@ -13,9 +13,14 @@ import (
 	"github.com/weir-dev/weir/controllers/programming"
 )
 
-// recountDelay gathers what becomes of a namespace's pods into one count of those
-// that enforce each policy: a namespace's Rulesets change no more often for that.
-const recountDelay = 5 * time.Second
+const (
+	// recountDelay gathers what becomes of a namespace's pods into one count of
+	// those that enforce each policy: a namespace's Rulesets change no more often
+	// for that. It is longer by recountDelayEach for each that was counted last,
+	// as each is told: a namespace that grows to 10,000 pods is not busy with it.
+	recountDelay     = 5 * time.Second
+	recountDelayEach = 2 * time.Millisecond
+)
 
 // enforces says whether a pod has a sidecar that runs, or is about to.
 func enforces(pod *corev1.Pod) bool {
@@ -69,7 +74,8 @@ func (r *Rulesets) recount(namespace string) {
 		return
 	}
 	r.recounting[namespace] = true
-	time.AfterFunc(r.recountDelay, func() { r.recounted(namespace) })
+	delay := r.recountDelay + time.Duration(r.counted[namespace])*recountDelayEach
+	time.AfterFunc(delay, func() { r.recounted(namespace) })
 }
 
 // recounted counts, and wakes the pods of a namespace when the count that they
@@ -77,6 +83,7 @@ func (r *Rulesets) recount(namespace string) {
 func (r *Rulesets) recounted(namespace string) {
 	r.mu.Lock()
 	delete(r.recounting, namespace)
+	delete(r.counted, namespace)
 	p := r.programs[namespace]
 	r.mu.Unlock()
 	if p == nil {
@@ -85,8 +92,16 @@ func (r *Rulesets) recounted(namespace string) {
 	p.mu.Lock()
 	policies, known := p.policies, p.enforcers
 	p.mu.Unlock()
-	// A cache that cannot be listed now is asked when the next pod changes.
-	if now, err := r.enforcers(context.Background(), namespace, policies, 0); err == nil && !maps.Equal(now, known) {
+	now, err := r.enforcers(context.Background(), namespace, policies, 0)
+	if err != nil {
+		return // the cache is asked again when the next pod changes
+	}
+	r.mu.Lock()
+	for _, n := range now {
+		r.counted[namespace] = max(r.counted[namespace], n)
+	}
+	r.mu.Unlock()
+	if !maps.Equal(now, known) {
 		r.touch(namespace)
 	}
 }

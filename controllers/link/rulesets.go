@@ -39,6 +39,8 @@ type Rulesets struct {
 	// recounting are the namespaces whose sidecars are about to be counted.
 	recounting   map[string]bool
 	recountDelay time.Duration
+	// counted is the largest count of a policy's sidecars in each namespace.
+	counted map[string]int64
 }
 
 // program is a namespace's policies at one time.
@@ -62,7 +64,10 @@ type answer struct {
 
 // NewRulesets computes from what the reader, a cache, knows.
 func NewRulesets(reader client.Reader, authorities *certs.Authorities) *Rulesets {
-	r := &Rulesets{reader: reader, authorities: authorities, programs: map[string]*program{}, recounting: map[string]bool{}, recountDelay: recountDelay}
+	r := &Rulesets{
+		reader: reader, authorities: authorities, programs: map[string]*program{},
+		recounting: map[string]bool{}, recountDelay: recountDelay, counted: map[string]int64{},
+	}
 	authorities.OnChange(r.touch)
 	return r
 }
