@@ -142,8 +142,10 @@ func withoutNulls(value any) any {
 // schedule, and returns the id of its message.
 func runNow(task *v1alpha1.PeriodicTask, job string) (id string) {
 	GinkgoHelper()
-	Eventually(func() error { // the CronJob may not be there yet
-		return cluster.Get(ctx, client.ObjectKeyFromObject(task), &batchv1.CronJob{})
+	Eventually(func(g Gomega) { // the CronJob may not be there yet, or that of before an edit
+		g.Expect(cluster.Get(ctx, client.ObjectKeyFromObject(task), task)).To(Succeed())
+		g.Expect(task.Status.ObservedGeneration).To(Equal(task.Generation))
+		g.Expect(cluster.Get(ctx, client.ObjectKeyFromObject(task), &batchv1.CronJob{})).To(Succeed())
 	}).Should(Succeed())
 	runKubectl("-n", task.Namespace, "create", "job", "--from=cronjob/"+task.Name, job)
 	created := &batchv1.Job{}
