@@ -90,16 +90,30 @@ func (m *memory) find(takes []Take) (*shard, uint64, *entry) {
 
 // names reports whether the entry is of these takes, whatever their limits.
 func (e *entry) names(takes []Take) bool {
-	return slices.EqualFunc(e.takes, takes, func(a, b Take) bool {
-		return a.Namespace == b.Namespace && a.Service == b.Service && a.Identity == b.Identity && max(a.Cost, 1) == max(b.Cost, 1)
-	})
+	if len(e.takes) != len(takes) {
+		return false
+	}
+	for i := range takes {
+		a, b := &e.takes[i], &takes[i]
+		if a.Namespace != b.Namespace || a.Service != b.Service || a.Identity != b.Identity || max(a.Cost, 1) != max(b.Cost, 1) {
+			return false
+		}
+	}
+	return true
 }
 
 // is reports whether the entry is of these takes.
 func (e *entry) is(takes []Take) bool {
-	return e.names(takes) && slices.EqualFunc(e.takes, takes, func(a, b Take) bool {
-		return slices.Equal(a.Limits, b.Limits) && (a.Sharers > 0) == (b.Sharers > 0)
-	})
+	if !e.names(takes) {
+		return false
+	}
+	for i := range takes {
+		a, b := &e.takes[i], &takes[i]
+		if !slices.Equal(a.Limits, b.Limits) || (a.Sharers > 0) != (b.Sharers > 0) {
+			return false
+		}
+	}
+	return true
 }
 
 // answer decides without Redis, if it can. It writes into the memory of quotas.
