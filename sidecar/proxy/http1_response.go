@@ -210,7 +210,7 @@ func (s *session) finished(err error, draining bool) bool {
 	case err != nil:
 		s.abort()
 		return false
-	case s.halfClosed.Load():
+	case s.halfClosed.Load() && !s.pending.Load(): // else the client's next, and last, request is under way already
 		s.lastAnswered()
 		return false
 	case draining:

@@ -59,6 +59,14 @@ func admitPods(namespace string) (stop func() admissions) {
 	return stop
 }
 
+// started counts how often the pod's container was started again.
+func started(pod *corev1.Pod) int32 {
+	if len(pod.Status.ContainerStatuses) == 0 {
+		return 0
+	}
+	return pod.Status.ContainerStatuses[0].RestartCount
+}
+
 // hasToken says whether a container has the ordinary token of the API.
 func hasToken(c corev1.Container) bool {
 	return slices.ContainsFunc(c.VolumeMounts, func(m corev1.VolumeMount) bool {
@@ -131,6 +139,13 @@ var _ = Describe("Of two operators, the leader", Serial, func() {
 				waitEnforced(policy, 2)
 				AddReportEntry("edit right after", fmt.Sprintf("enforced after %s, in the status %s later", toEnforced, time.Since(began)))
 				Expect(toEnforced).To(BeNumerically("<", 5*time.Second))
+				By("waiting until it is back: one at a time is what two replicas stand")
+				Eventually(func(g Gomega) {
+					back := &corev1.Pod{}
+					g.Expect(cluster.Get(ctx, client.ObjectKeyFromObject(leader), back)).To(Succeed())
+					g.Expect(back.UID != leader.UID || started(back) > started(leader)).To(BeTrue())
+					g.Expect(isReady(back)).To(BeTrue())
+				}).Should(Succeed())
 				waitForOperator()
 			}
 			got := stop()
