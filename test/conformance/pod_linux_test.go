@@ -40,12 +40,9 @@ type pod struct {
 
 func newPod(t *testing.T) *pod {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root, to make network namespaces")
-	}
 	p := &pod{t: t}
-	binary := program(t, "../..", "./sidecar")
 	p.Host, p.peer = netns.Pair(t)
+	binary := program(t, "../..", "./sidecar")
 	dir := p.stateDir()
 	p.startRedis(dir)
 	if err := p.run(exec.Command(binary, "capture", "--outbound-ports=80")); err != nil {

@@ -12,9 +12,6 @@ import (
 // TestBenchOfTheOperator keeps make bench PART=operator alive: a run with few
 // pods, in which the operator is killed once.
 func TestBenchOfTheOperator(t *testing.T) {
-	if testing.Short() {
-		t.Skip("builds the operator and runs it")
-	}
 	assets, err := findBinaries(t.Output())
 	if err != nil {
 		t.Fatalf("building kube-apiserver and etcd: %v", err)
