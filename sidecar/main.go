@@ -91,6 +91,7 @@ func runCommand(flags *flag.FlagSet, args []string, stderr io.Writer) error {
 	flags.StringVar(&o.stateDir, "state-dir", ruleset.StateDir, "memory-backed directory that keeps the last Ruleset")
 	flags.StringVar(&o.trustDir, "trust-dir", ruleset.TrustDir, "directory for what the pod's processes verify TLS with")
 	flags.StringVar(&o.tokenFile, "token-file", ruleset.TokenFile, "projected service-account token for the operator")
+	flags.StringVar(&o.auditFile, "audit-file", "", "file to record every admission in, for test/audit; empty: none is recorded")
 	flags.DurationVar(&o.drainTimeout, "drain-timeout", 25*time.Second, "longest wait for requests in flight after SIGTERM")
 	var level slog.Level
 	flags.TextVar(&level, "log-level", slog.LevelInfo, "debug, info, warn or error")

@@ -17,6 +17,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/weir-dev/weir/sidecar/audit"
 	"github.com/weir-dev/weir/sidecar/capture"
 	"github.com/weir-dev/weir/sidecar/intercept"
 	"github.com/weir-dev/weir/sidecar/limiter"
@@ -32,13 +33,14 @@ const maxExplicitPorts = 64
 // options of the command run.
 type options struct {
 	outboundPort, inboundPort, localPort, healthPort uint16
-	stateDir, trustDir, tokenFile                    string
+	stateDir, trustDir, tokenFile, auditFile         string
 	drainTimeout                                     time.Duration
 }
 
 // sidecar is everything that serves, wired together.
 type sidecar struct {
 	limiter  *limiter.Limiter
+	audit    *audit.Log // nil: none
 	tls      *intercept.Interceptor
 	proxy    *proxy.Proxy
 	traces   *traces
@@ -109,8 +111,13 @@ func wire(o options, bootstrap *ruleset.Bootstrap, logger *slog.Logger) (*sideca
 	registry.MustRegister(buildInfo, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 
 	s := &sidecar{registry: registry, failed: make(chan error, 4+maxExplicitPorts)}
-	s.limiter = limiter.New(limiter.Options{Logger: logger, Registerer: registry})
 	var err error
+	if o.auditFile != "" {
+		if s.audit, err = audit.Open(o.auditFile, logger); err != nil {
+			return nil, err
+		}
+	}
+	s.limiter = limiter.New(limiter.Options{Logger: logger, Registerer: registry, Audit: s.audit})
 	s.tls, err = intercept.New(intercept.Config{
 		Issue: func(ctx context.Context, request []byte) ([]byte, error) { return s.link.Certificate(ctx, request) },
 		Trust: bootstrap.Trust, Authorities: bootstrap.Ruleset.Authorities, TrustDir: o.trustDir,
@@ -253,6 +260,9 @@ func (s *sidecar) drain(timeout time.Duration) error {
 	err := errors.Join(s.proxy.Shutdown(ctx), s.local.Shutdown(ctx))
 	_ = s.health.Close()
 	s.limiter.Close()
+	if s.audit != nil {
+		err = errors.Join(err, s.audit.Close())
+	}
 	s.tls.Close()
 	s.traces.close()
 	return err

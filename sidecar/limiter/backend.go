@@ -8,6 +8,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/weir-dev/weir/sidecar/audit"
 	"github.com/weir-dev/weir/sidecar/ruleset"
 )
 
@@ -31,12 +32,12 @@ type backend struct {
 	stop context.CancelFunc
 }
 
-func newBackend(store ruleset.Store, clock func() int64, ledger *ledger) (*backend, error) {
+func newBackend(store ruleset.Store, clock func() int64, ledger *ledger, audit *audit.Log) (*backend, error) {
 	connection, err := Connect(store)
 	if err != nil {
 		return nil, err
 	}
-	b := &backend{Connection: connection, memory: newMemory(ledger), clock: clock, breakers: make([]breaker, 1)}
+	b := &backend{Connection: connection, memory: newMemory(ledger, newRecorder(audit)), clock: clock, breakers: make([]breaker, 1)}
 	if b.cluster {
 		b.breakers = make([]breaker, clusterParts)
 	} else {
@@ -47,7 +48,9 @@ func newBackend(store ruleset.Store, clock func() int64, ledger *ledger) (*backe
 }
 
 // alone is a batcher for calls that wait for no others.
-func (b *backend) alone() *batcher { return &batcher{client: b.client, clock: b.clock} }
+func (b *backend) alone() *batcher {
+	return &batcher{client: b.client, clock: b.clock, memory: b.memory}
+}
 
 // close waits for the calls under way; no new one starts, see Limiter.swap.
 func (b *backend) close() {

@@ -30,6 +30,7 @@ type command struct {
 	// goroutine does that.
 	done  chan struct{}
 	reply []int64 // 2 + 3 for each quota; none for settle and note
+	read  reading // when the script ran; kept where there is a recorder
 	err   error
 }
 
@@ -40,6 +41,8 @@ type batcher struct {
 	client redis.Scripter
 	// clock returns 0, for Redis's own time, but in tests: see Limiter.
 	clock func() int64
+	// memory has the clock of readings, where they are wanted.
+	memory *memory
 
 	mu      sync.Mutex
 	flying  bool
@@ -129,13 +132,18 @@ func (b *batcher) call(batch []*command) error {
 	if micros := b.clock(); micros != 0 {
 		now = strconv.FormatInt(micros, 10)
 	}
-	s.args = append(make([]any, 0, 1+8*len(batch)), now)
+	s.args, s.numbers = append(make([]any, 0, 1+8*len(batch)), now), 1
 	s.keys = make([]string, 0, len(batch))
 	for _, c := range batch {
 		if c.settle != nil {
 			s.add(c.settle)
 		}
 		s.add(c)
+	}
+	var read reading
+	recorder := b.memory.recorder
+	if recorder != nil {
+		read.from = b.memory.now()
 	}
 	reply, err := takeScript.Run(ctx, b.client, s.keys, s.args...).Int64Slice()
 	if err != nil {
@@ -144,9 +152,14 @@ func (b *batcher) call(batch []*command) error {
 	if len(reply) != s.numbers {
 		return fmt.Errorf("%d numbers instead of %d from the script", len(reply), s.numbers)
 	}
+	if recorder != nil {
+		read.redis, read.to = reply[0], b.memory.now()
+		recorder.hear(read)
+	}
+	reply = reply[1:]
 	for _, c := range batch {
 		n := c.numbers()
-		c.reply, reply = reply[:n], reply[n:]
+		c.reply, reply, c.read = reply[:n], reply[n:], read
 	}
 	return nil
 }

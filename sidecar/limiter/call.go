@@ -44,13 +44,18 @@ type call struct {
 	// for.
 	takes   []Take
 	request request
-	// decision is written group by group.
+	// decision is written group by group; times are those at which the quotas' logs
+	// have it, for a recorder.
 	decision Decision
+	times    []int64
 }
 
 func newCall(ctx context.Context, b *backend, takes []Take, quotas []quota) *call {
 	c := &call{ctx: ctx, backend: b, takes: takes, quotas: quotas, id: newID(), groups: groupsOf(quotas, b.cluster)}
 	c.decision.Quotas = make([]Quota, len(quotas))
+	if b.memory.recorder != nil {
+		c.times = make([]int64, len(quotas))
+	}
 	return c
 }
 
@@ -95,6 +100,9 @@ func (c *call) take() (Decision, error) {
 	}
 	c.decision.Admitted = asked.admitted()
 	memory.learn(c.takes, c.request, asked, c.decision)
+	if c.times != nil && c.decision.Admitted {
+		memory.recorder.counted(c.takes, c.decision, c.times)
+	}
 	return c.decision, nil
 }
 
@@ -196,12 +204,18 @@ func (c *call) run(ctx context.Context, verb string, group []int) (asked *comman
 		}
 		return asked, err
 	}
+	took := verb == verbTake && asked.admitted()
 	for n, i := range group {
-		c.decision.Quotas[i] = Quota{
+		q := &c.decision.Quotas[i]
+		*q = Quota{
 			Take: c.quotas[i].take, Limit: c.quotas[i].limit,
-			Remaining:  asked.reply[2+3*n],
-			Reset:      micros(asked.reply[3+3*n]),
-			RetryAfter: micros(asked.reply[4+3*n]),
+			Remaining: asked.reply[2+3*n],
+			Reset:     micros(asked.reply[3+3*n]),
+		}
+		if !took {
+			q.RetryAfter = micros(asked.reply[4+3*n])
+		} else if c.times != nil {
+			c.times[i] = asked.time(n)
 		}
 	}
 	return asked, nil

@@ -32,6 +32,9 @@ type lease struct {
 	left               int64
 	used               [leaseParts]int64 // by when
 	usedInAll          int64
+	// times at which the logs have the grant, and when that was; for a recorder.
+	times []int64
+	read  reading
 }
 
 // use takes one of the lease.

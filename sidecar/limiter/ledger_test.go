@@ -156,7 +156,7 @@ func TestLeasesCountInTheShare(t *testing.T) {
 	t.Parallel()
 	now := int64(time.Hour)
 	g := onClock(&now)
-	m := newMemory(g)
+	m := newMemory(g, nil)
 	m.now = g.now
 	take := Take{
 		Namespace: "n", Service: "s", Identity: "u", Sharers: 3,

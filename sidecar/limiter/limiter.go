@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/redis/go-redis/v9/logging"
 
+	"github.com/weir-dev/weir/sidecar/audit"
 	"github.com/weir-dev/weir/sidecar/ruleset"
 )
 
@@ -71,6 +72,9 @@ type Options struct {
 	Logger *slog.Logger
 	// Registerer of the metrics; nil: they are not published.
 	Registerer prometheus.Registerer
+	// Audit records every admission; nil: none is recorded. It must outlive the
+	// Limiter.
+	Audit *audit.Log
 }
 
 // Limiter decides takes in the store that Use named last. Its methods may be
@@ -96,6 +100,8 @@ type Limiter struct {
 
 	// ledger is what this process admitted lately, in whichever store.
 	ledger *ledger
+	// audit is nil where nothing is recorded.
+	audit *audit.Log
 
 	stateMu sync.Mutex
 	state   *health   // of the backend in use; nil: none
@@ -113,7 +119,7 @@ func New(opts Options) *Limiter {
 	}
 	return &Limiter{
 		log: log, metrics: newMetrics(opts.Registerer), healthInterval: 5 * time.Second, sweepInterval: time.Second,
-		ledger: newLedger(),
+		ledger: newLedger(), audit: opts.Audit,
 	}
 }
 
@@ -136,7 +142,7 @@ func (l *Limiter) Use(store *ruleset.Store) error {
 	if old != nil && old.store == *store {
 		return nil
 	}
-	b, err := newBackend(*store, l.micros, l.ledger)
+	b, err := newBackend(*store, l.micros, l.ledger, l.audit)
 	if err != nil {
 		return err
 	}
@@ -232,6 +238,9 @@ func (l *Limiter) TakeInto(ctx context.Context, takes []Take, quotas []Quota) (D
 		if decision, ok := b.memory.answer(takes, quotas); ok {
 			l.metrics.remember(decision.Admitted)
 			decision.Remembered = true
+			if decision.Admitted {
+				b.memory.recorder.flush()
+			}
 			return decision, nil
 		}
 	}
@@ -248,6 +257,9 @@ func (l *Limiter) TakeInto(ctx context.Context, takes []Take, quotas []Quota) (D
 	start := time.Now()
 	decision, err := l.decide(ctx, b, takes, asked, (*call).take)
 	l.metrics.observe(time.Since(start), decision.Admitted, err)
+	if decision.Admitted {
+		b.memory.recorder.flush()
+	}
 	return decision, err
 }
 

@@ -30,11 +30,18 @@ func (l *Limiter) decideLocally(takes []Take, quotas []Quota, take bool) (Decisi
 	if err != nil {
 		return Decision{}, err
 	}
+	recorder := newRecorder(l.audit)
 	if b := l.acquire(); b != nil {
 		b.memory.fold(takes)
+		recorder = b.memory.recorder
 		b.calls.Done()
 	}
-	return l.ledger.decide(takes, asked, quotas, take), nil
+	d := l.ledger.decide(takes, asked, quotas, take)
+	if take && d.Admitted && recorder != nil {
+		recorder.shared(takes, d, l.ledger.now())
+		recorder.flush()
+	}
+	return d, nil
 }
 
 // fold ends a lease of the takes that can be used no more, so that the ledger

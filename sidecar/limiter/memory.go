@@ -29,6 +29,8 @@ type memory struct {
 	shards [shardCount]shard
 	// ledger is told what was admitted.
 	ledger *ledger
+	// recorder, too, if there is one.
+	recorder *recorder
 
 	mu sync.Mutex
 	// over are leases to settle.
@@ -60,8 +62,8 @@ type entry struct {
 	until  int64
 }
 
-func newMemory(ledger *ledger) *memory {
-	return &memory{seed: maphash.MakeSeed(), now: ledger.now, ledger: ledger}
+func newMemory(ledger *ledger, recorder *recorder) *memory {
+	return &memory{seed: maphash.MakeSeed(), now: ledger.now, ledger: ledger, recorder: recorder}
 }
 
 func (m *memory) hash(takes []Take) uint64 {
@@ -132,6 +134,7 @@ func (m *memory) answer(takes []Take, quotas []Quota) (decision Decision, decide
 	case e.lease != nil && e.lease.use(now):
 		decision.Admitted = true
 		decision.Quotas = e.quotasAt(quotas[:0], now)
+		m.recorder.leased(e, now)
 	default:
 		return Decision{}, false
 	}
@@ -278,6 +281,9 @@ func (m *memory) learn(takes []Take, r request, c *command, d Decision) {
 	}
 	if leased > 0 {
 		e.lease = &lease{id: c.id, begin: r.start, end: r.start + r.length - r.length/256, length: r.length, left: leased}
+		if m.recorder != nil {
+			e.lease.times, e.lease.read = c.times(), c.read
+		}
 	}
 }
 

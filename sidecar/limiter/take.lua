@@ -25,10 +25,11 @@
 -- KEYS: each command's logs; where it has a length, each followed by a hash of
 -- the leases of that log, or of what was noted in it.
 --
--- Replies with integers, for each command but settle and note: 1 when admitted (of peek
--- and give: when a take would be), else 0; the takes of the lease; then for
--- each of its logs the units remaining, the microseconds until more remain, and
--- those until the limit alone admits the cost (-1: never).
+-- Replies with integers: the time; then for each command but settle and note 1
+-- when admitted (of peek and give: when a take would be), else 0; the takes of
+-- the lease; then for each of its logs the units remaining, the microseconds
+-- until more remain, and those until the limit alone admits the cost (-1: never);
+-- or, of a take that was admitted, how long after the time the log has it.
 --
 -- A time has 16 digits and Lua's own conversion to a string keeps 14: every
 -- time that goes to Redis passes decimal().
@@ -96,12 +97,16 @@ function exact.add(key)
     redis.call('ZREMRANGEBYSCORE', key.name, '-inf', decimal(key.cut))
     key.stale = 0
   end
-  local time, added, args = decimal(key.time), 0, {}
+  local time, args = decimal(key.time), {}
   for unit = 1, key.cost do
     args[#args + 1] = time
     args[#args + 1] = member(key, unit)
   end
-  key.count = key.count + redis.call('ZADD', key.name, 'NX', unpack(args))
+  local added = redis.call('ZADD', key.name, 'NX', unpack(args))
+  key.count = key.count + added
+  if added == 0 then
+    key.at = tonumber(redis.call('ZSCORE', key.name, args[2]))
+  end
   key.oldest = key.oldest or key.count == key.cost and key.time or nil
   redis.call('PEXPIRE', key.name, lifetime(key.window))
 end
@@ -370,7 +375,7 @@ local function log(key)
   return exact
 end
 
-local reply = {}
+local reply = {now}
 
 -- leased says how many takes there may be in a lease: none near a limit, nor
 -- where an exact log must hold them.
@@ -441,7 +446,7 @@ local function decide(verb, keys, wanted, length)
       retry = key.log.leaves(key, key.count + key.cost - key.limit - 1)
     end
     if verb == 'take' and admitted == 1 then
-      retry = 0
+      retry = (before and tonumber(before) or key.at or key.time) - now
     end
     reply[#reply + 1] = math.max(0, key.limit - key.count)
     reply[#reply + 1] = reset
