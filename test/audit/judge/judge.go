@@ -14,7 +14,8 @@ import (
 // Span is a time from which to which, in microseconds of Redis's clock.
 type Span struct{ From, To int64 }
 
-// maxLease is how long a lease goes on that Redis has lost, in microseconds.
+// maxLease, or a sixth of the window, is how long a lease goes on that Redis has
+// lost, in microseconds.
 const maxLease = 10_000_000
 
 // Options say what befell Redis.
@@ -24,7 +25,8 @@ type Options struct {
 	// more for each.
 	Lost []Span
 	// Shares allow in a window with admissions from shares limit + sharers ×
-	// share. Without, they count like all others.
+	// share, and sharers × share if there are no others. Without, they count like
+	// all others.
 	Shares bool
 }
 
@@ -186,10 +188,13 @@ func (j *judging) allow(grant, share *admission, x int64) Window {
 	w.Most = w.Limit
 	if share != nil && j.options.Shares {
 		limit, sharers := int64(share.limit), max(int64(share.sharers), 1)
+		if grant == nil {
+			w.Most = 0
+		}
 		w.Most += sharers * max(limit/sharers, 1)
 	}
 	for _, lost := range j.options.Lost {
-		if x >= lost.From && x-j.window < lost.To+maxLease {
+		if x >= lost.From && x-j.window < lost.To+min(maxLease, j.window/6) {
 			w.Most += w.Limit
 		}
 	}

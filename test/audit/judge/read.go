@@ -140,6 +140,20 @@ func (r *Records) add(name string, text []byte) error {
 	return nil
 }
 
+// Admitted is how many units of a service were recorded, by its limits of a window
+// in milliseconds.
+func (r *Records) Admitted(service string, window int64) (units int64) {
+	number, known := r.numbers[service]
+	for q, admissions := range r.quotas {
+		if known && q.service == number && q.window == window {
+			for i := range admissions {
+				units += int64(admissions[i].cost)
+			}
+		}
+	}
+	return units
+}
+
 func (r *Records) keep(record *audit.Record) {
 	number, known := r.numbers[record.Service]
 	if !known {
