@@ -19,7 +19,7 @@ GO_BUILD := CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=$(V
 # The sidecar's user is ruleset.UID.
 SIDECAR_UID := 14014
 # Suites that need more than Go and Redis, and have targets of their own.
-OWN_SUITES := /test/e2e$$|/test/e2e/|/test/docs$$|/test/integration$$|/test/interop$$|/test/chart$$|/test/chart/
+OWN_SUITES := /test/e2e$$|/test/e2e/|/test/docs$$|/test/integration$$|/test/interop$$|/test/chaos$$|/test/chart$$|/test/chart/
 
 .PHONY: help
 help: ## List the targets
@@ -52,6 +52,7 @@ test: ## Everything: generated files, units, API-server suites and, where possib
 	@$(MAKE) verify
 	@$(MAKE) test-unit
 	@$(MAKE) test-conformance
+	@$(MAKE) test-chaos
 	@$(MAKE) test-interop
 	@$(MAKE) test-integration
 	@$(MAKE) test-chart
@@ -74,6 +75,11 @@ test-conformance: ## The data path beside a cable: gRPC's interop programs, h2sp
 	@hack/packages.sh test conformance
 	go -C test/conformance vet ./...
 	go -C test/conformance test $(if $(WEIR_FULL),-v -run 'Volume|WebSockets',-race) -count=1 -timeout=15m ./...
+
+.PHONY: test-chaos
+test-chaos: ## Eight sidecars on one Redis under load and faults, and an auditor that judges every window (WEIR_FULL=1: ten times as long)
+	@hack/packages.sh test
+	go test -v -count=1 -parallel=2 -timeout=$(if $(WEIR_FULL),90m,15m) ./test/chaos
 
 .PHONY: test-interop
 test-interop: ## Our workers beside real Celery ones, and under faults
