@@ -43,6 +43,8 @@ func (c *Connection) reason(err error) string {
 		reply     redis.Error
 	)
 	switch {
+	case errors.Is(err, redis.Nil): // nothing else is answered with nothing
+		return "its sentinels know no master of that name; check master_name in the store's url"
 	case errors.As(err, &lookup):
 		return "its host name cannot be resolved; check the host in the store's url"
 	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
@@ -71,7 +73,10 @@ func (c *Connection) reason(err error) string {
 // to repeat a command they do not know, with its arguments.
 func redactor(store ruleset.Store, options *redis.UniversalOptions) func(string) string {
 	var pairs []string
-	secrets := []string{store.URL, options.Password, url.QueryEscape(options.Password), options.Username}
+	secrets := []string{store.URL, options.Username, options.SentinelUsername}
+	for _, password := range []string{options.Password, options.SentinelPassword} {
+		secrets = append(secrets, password, url.QueryEscape(password))
+	}
 	for _, secret := range append(secrets, hosts(options.Addrs)...) {
 		if secret != "" {
 			pairs = append(pairs, secret, "***")
