@@ -18,7 +18,9 @@ type Connection struct {
 	client  redis.UniversalClient
 	options *redis.UniversalOptions
 	cluster bool
-	redact  func(string) string
+	// callersClock: the script is told the time.
+	callersClock bool
+	redact       func(string) string
 }
 
 // Connect returns a Connection that dials on first use. Like New, it silences
@@ -26,12 +28,17 @@ type Connection struct {
 // store that cannot be used, without what is in it.
 func Connect(store ruleset.Store) (*Connection, error) {
 	logging.Disable()
-	options, err := clientOptions(store)
+	parsed, err := parseURL(store.URL)
+	if err != nil {
+		return nil, err
+	}
+	options, err := clientOptions(store, parsed)
 	if err != nil {
 		return nil, err
 	}
 	return &Connection{
-		store: store, client: newClient(options), options: options, cluster: options.IsClusterMode, redact: redactor(store, options),
+		store: store, client: newClient(options), options: options,
+		cluster: options.IsClusterMode, callersClock: callersClock(parsed), redact: redactor(store, options),
 	}, nil
 }
 

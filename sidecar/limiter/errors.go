@@ -62,6 +62,10 @@ func (c *Connection) reason(err error) string {
 	case errors.As(err, &reply) && strings.Contains(reply.Error(), "unauthenticated"):
 		// What it says to a call of more than ten words.
 		return "it answered: NOAUTH: it asks for a password; put it into the store's url"
+	case errors.As(err, &reply) && (strings.HasPrefix(reply.Error(), "NOTIME") || strings.Contains(reply.Error(), "non deterministic")):
+		// The latter is what servers before Redis 5 say to a script that writes after it.
+		return "it lets no script read its clock; allow its user the command TIME, or, if that cannot be, " +
+			"write clock=caller into the store's url, so that each sidecar's clock counts"
 	case errors.As(err, &reply):
 		text := c.redact(reply.Error())
 		return "it answered: " + text[:min(len(text), maxReplyBytes)]

@@ -26,6 +26,9 @@ func Rights(namespace string, store ruleset.Store) ([]string, error) {
 	}
 	rights := []string{"~" + keyPrefix + namespace + "/*"}
 	for _, command := range commands {
+		if command == "time" && callersClock(parsed) {
+			continue
+		}
 		rights = append(rights, "+"+command)
 	}
 	if parsed.Options.IsClusterMode { // where the nodes are, and to give back what one of several refused

@@ -70,17 +70,16 @@ type load struct {
 	all      sync.WaitGroup
 }
 
-// startLoad has as many takers as limiters and takes. With untilFailure each ends
-// with its first error.
-func startLoad(t *testing.T, limiters []*Limiter, takes []Take, untilFailure bool) *load {
+// startLoad has each limiter take for each caller, again and again.
+func startLoad(t *testing.T, limiters []*Limiter, takes []Take) *load {
 	t.Helper()
 	ctx, stop := context.WithCancel(t.Context())
 	g := &load{limiters: limiters, takes: takes, admitted: make([]atomic.Int64, len(takes)), stop: stop}
 	for _, l := range limiters {
 		for i := range takes {
 			g.all.Go(func() {
-				for ctx.Err() == nil && (g.take(ctx, l, i) || !untilFailure) {
-					sleep(ctx, time.Millisecond)
+				for sleep(ctx, time.Millisecond) {
+					g.take(ctx, l, i)
 				}
 			})
 		}
@@ -89,7 +88,7 @@ func startLoad(t *testing.T, limiters []*Limiter, takes []Take, untilFailure boo
 	return g
 }
 
-func (g *load) take(ctx context.Context, l *Limiter, i int) (decided bool) {
+func (g *load) take(ctx context.Context, l *Limiter, i int) {
 	start := time.Now()
 	decision, err := l.Take(context.WithoutCancel(ctx), g.takes[i:i+1])
 	for took := time.Since(start).Nanoseconds(); ; {
@@ -103,7 +102,6 @@ func (g *load) take(ctx context.Context, l *Limiter, i int) (decided bool) {
 	if decision.Admitted {
 		g.admitted[i].Add(1)
 	}
-	return err == nil
 }
 
 func (g *load) end() {
@@ -147,18 +145,35 @@ func limitersOf(t *testing.T, n int, store ruleset.Store) []*Limiter {
 	return limiters
 }
 
-// The master is killed under load. What it had answered and not passed on is
-// lost, and as much is admitted again, by each caller, and no more.
+// The master is killed under load, or changes places with its replica. What it had
+// answered and not passed on is lost, and as much is admitted again, by each
+// caller, and no more.
 func TestSentinelFailover(t *testing.T) {
+	t.Parallel()
+	t.Run("killed", func(t *testing.T) {
+		failsOver(t, func(s *redistest.Sentinel, load *load) {
+			s.Master.Kill()
+			load.end() // so that the new master decides nothing before the losses are counted
+			s.AwaitMaster(t.Context(), s.Replica)
+		})
+	})
+	t.Run("ordered", func(t *testing.T) {
+		failsOver(t, func(s *redistest.Sentinel, load *load) {
+			s.SwapMaster(t.Context())
+			load.end()
+		})
+	})
+}
+
+func failsOver(t *testing.T, how func(*redistest.Sentinel, *load)) {
 	t.Parallel()
 	sentinel := redistest.StartSentinel(t, redistest.SentinelOptions{})
 	const limit = 100
 	takes := manyTakes(20, limit)
 	limiters := limitersOf(t, 4, ruleset.Store{URL: sentinel.URL(), TimeoutMillis: shortTimeout.Milliseconds()})
-	before := startLoad(t, limiters, takes, true)
-	eventually(t, "the load is half way", func() bool { return before.total() > limit*int64(len(takes))/2 })
-	sentinel.FailOver(t.Context())
-	before.end()
+	before := startLoad(t, limiters, takes)
+	eventually(t, "the load is under way", func() bool { return before.total() > limit*int64(len(takes))/4 })
+	how(sentinel, before)
 	before.bounded(t)
 
 	client, lost := sentinel.Replica.Client(), make([]int64, len(takes))
@@ -166,7 +181,7 @@ func TestSentinelFailover(t *testing.T) {
 		kept := units(t, client, mustQuotas(t, []Take{take})[0].key)
 		lost[i] = max(before.admitted[i].Load()-kept, 0)
 	}
-	after := startLoad(t, limiters, takes, false)
+	after := startLoad(t, limiters, takes)
 	eventually(t, "all limits are reached on the new master", func() bool {
 		for _, take := range takes {
 			if units(t, client, mustQuotas(t, []Take{take})[0].key) < limit {
@@ -186,4 +201,103 @@ func TestSentinelFailover(t *testing.T) {
 		all += lost[i]
 	}
 	t.Logf("%d admissions were lost with the master", all)
+}
+
+// The master hangs, and the sentinels elect the replica: no decision waits for
+// it longer than the timeout, and takes pass again although it still keeps its
+// connections. When it goes on, it is made a replica, and no take is decided by it.
+func TestSentinelMasterHangs(t *testing.T) {
+	t.Parallel()
+	sentinel := redistest.StartSentinel(t, redistest.SentinelOptions{})
+	takes := manyTakes(10, 128)
+	for i := range takes { // no leases, and always some room
+		takes[i].Limits[0].WindowMillis = 500
+	}
+	limiters := limitersOf(t, 4, ruleset.Store{URL: sentinel.URL(), TimeoutMillis: shortTimeout.Milliseconds()})
+	load := startLoad(t, limiters, takes)
+	eventually(t, "takes pass", func() bool { return load.total() > 100 })
+	sentinel.Master.Pause()
+	sentinel.AwaitMaster(t.Context(), sentinel.Replica)
+	passes := func(l *Limiter) func() bool {
+		return func() bool {
+			decision, err := l.Take(t.Context(), []Take{perMinute("new", 1_000_000)})
+			return err == nil && decision.Admitted && !decision.Remembered
+		}
+	}
+	for _, l := range limiters {
+		eventually(t, "it takes from the new master", passes(l))
+	}
+	sentinel.Master.Resume()
+	former := sentinel.Master.Client()
+	eventually(t, "the former master is a replica", func() bool {
+		info, err := former.Info(t.Context(), "replication").Result()
+		return err == nil && strings.Contains(info, "role:slave") && strings.Contains(info, "master_link_status:up")
+	})
+	for _, l := range limiters {
+		eventually(t, "it takes from the new master", passes(l))
+	}
+	load.end()
+	load.bounded(t)
+	// Both have the same: nothing was counted where it is not any more.
+	key := mustQuotas(t, []Take{perMinute("new", 1_000_000)})[0].key
+	eventually(t, "the replica is in step", func() bool {
+		return units(t, former, key) == units(t, sentinel.Replica.Client(), key)
+	})
+}
+
+// Sentinels that hang, one or all: connections that are there serve, and what
+// needs a new one is decided in time. Another sentinel is asked for the master.
+func TestSentinelsHang(t *testing.T) {
+	t.Parallel()
+	sentinel := redistest.StartSentinel(t, redistest.SentinelOptions{})
+	store := ruleset.Store{URL: sentinel.URL(), TimeoutMillis: shortTimeout.Milliseconds()}
+	l, _ := newLimiterOf(t, store)
+	take := perMinute("u", 1_000_000)
+	eventually(t, "it admits", admits(l, take))
+	for _, s := range sentinel.Sentinels {
+		s.Pause()
+	}
+	for range 20 {
+		if _, err := l.Take(t.Context(), []Take{take}); err != nil {
+			t.Errorf("on a connection that was there: %v", err)
+		}
+	}
+	another, _ := newLimiterOf(t, store)
+	failing(t, another, take)
+	sentinel.Sentinels[2].Resume()
+	eventually(t, "it admits with one sentinel", admits(another, take))
+
+	sentinel.Sentinels[1].Resume()
+	sentinel.FailOver(t.Context()) // one still hangs, whom either may have asked last
+	load := startLoad(t, []*Limiter{l, another}, manyTakes(5, 128))
+	for _, l := range []*Limiter{l, another} {
+		eventually(t, "it admits on the new master", admits(l, perMinute("v", 1_000_000)))
+	}
+	load.end()
+	load.bounded(t)
+}
+
+// A server that becomes a replica keeps its connections and answers READONLY on
+// them. That decides nothing, and takes are in time; when the server is a master
+// again, or the host's name leads to another, they pass.
+func TestDemotedServer(t *testing.T) {
+	t.Parallel()
+	server, other := redistest.Start(t), redistest.Start(t)
+	l, _ := newLimiterOf(t, ruleset.Store{URL: server.URL(), TimeoutMillis: shortTimeout.Milliseconds()})
+	take := perMinute("u", 1_000_000)
+	flood([]*Limiter{l}, 60, func(l *Limiter) { _, _ = l.Take(t.Context(), []Take{take}) })
+	host, port, _ := strings.Cut(other.Addr, ":")
+	if err := server.Client().ReplicaOf(t.Context(), host, port).Err(); err != nil {
+		t.Fatal(err)
+	}
+	l.backend.memory.forget()
+	failing(t, l, perMinute("v", 100))
+	eventually(t, "the error says READONLY", func() bool {
+		_, err := l.Take(t.Context(), []Take{perMinute("v", 100)})
+		return err != nil && strings.Contains(err.Error(), "READONLY")
+	})
+	if err := server.Client().ReplicaOf(t.Context(), "NO", "ONE").Err(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "it admits again", admits(l, take))
 }

@@ -28,14 +28,10 @@ const (
 
 // clientOptions reads a store. Its errors name the field and never hold what
 // is in it: the URL is a secret.
-func clientOptions(store ruleset.Store) (options *redis.UniversalOptions, err error) {
+func clientOptions(store ruleset.Store, parsed *redisurl.URL) (options *redis.UniversalOptions, err error) {
 	if timeout := store.Timeout(); timeout <= 0 || timeout > maxTimeout {
 		return nil, fmt.Errorf("the store's timeoutMillis is %d: write a number from 1 to %d",
 			store.TimeoutMillis, maxTimeout.Milliseconds())
-	}
-	parsed, err := parseURL(store.URL)
-	if err != nil {
-		return nil, err
 	}
 	options = &parsed.Options
 	if options.TLSConfig, err = tlsConfig(store, parsed); err != nil {
@@ -66,8 +62,20 @@ func clientOptions(store ruleset.Store) (options *redis.UniversalOptions, err er
 	return options, nil
 }
 
+// clockParameter of a store's URL says whose time its logs have: with the value
+// "caller" each sidecar's own, else the server's.
+const clockParameter = "clock"
+
 // parseURL reads the store's URL.
-func parseURL(text string) (*redisurl.URL, error) { return redisurl.Parse("the store's url", text) }
+func parseURL(text string) (*redisurl.URL, error) {
+	parsed, err := redisurl.Parse("the store's url", text, clockParameter)
+	if err == nil && parsed.Query.Has(clockParameter) && !callersClock(parsed) {
+		err = errors.New("the store's url has a clock parameter that is not caller")
+	}
+	return parsed, err
+}
+
+func callersClock(parsed *redisurl.URL) bool { return parsed.Query.Get(clockParameter) == "caller" }
 
 // tlsConfig says how the server of a rediss:// URL is verified; nil without TLS.
 func tlsConfig(store ruleset.Store, parsed *redisurl.URL) (*tls.Config, error) {

@@ -145,6 +145,16 @@ func (s *Sentinel) FailOver(ctx context.Context) {
 	s.AwaitMaster(ctx, s.Replica)
 }
 
+// SwapMaster has a sentinel make the replica the master, and the master a replica,
+// and returns when the former is.
+func (s *Sentinel) SwapMaster(ctx context.Context) {
+	s.t.Helper()
+	if err := s.client(s.Sentinels[0]).Failover(ctx, s.MasterName).Err(); err != nil {
+		s.t.Fatalf("ordering a failover: %v", err)
+	}
+	s.AwaitMaster(ctx, s.Replica)
+}
+
 // AwaitMaster returns when all sentinels that answer name a server as the master, and
 // that takes writes.
 func (s *Sentinel) AwaitMaster(ctx context.Context, server *Server) {

@@ -153,7 +153,8 @@ func redactor(options *redis.UniversalOptions) *strings.Replacer {
 }
 
 func parseURL(text string, caBundle []byte) (*redis.UniversalOptions, error) {
-	u, err := redisurl.Parse("the broker's URL", text, "ssl_cert_reqs", "ssl_ca_certs")
+	// clock is the limiter's, whose store may be the broker too.
+	u, err := redisurl.Parse("the broker's URL", text, "ssl_cert_reqs", "ssl_ca_certs", "clock")
 	if err != nil {
 		return nil, err
 	}
