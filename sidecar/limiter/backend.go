@@ -1,6 +1,7 @@
 package limiter
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"sync"
@@ -38,6 +39,9 @@ func newBackend(store ruleset.Store, clock func() int64, ledger *ledger, audit *
 		return nil, err
 	}
 	b := &backend{Connection: connection, memory: newMemory(ledger, newRecorder(audit)), clock: clock, breakers: make([]breaker, 1)}
+	if b.callersClock {
+		b.clock = func() int64 { return cmp.Or(clock(), time.Now().UnixMicro()) }
+	}
 	if b.cluster {
 		b.breakers = make([]breaker, clusterParts)
 	} else {

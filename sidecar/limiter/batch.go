@@ -39,7 +39,7 @@ type command struct {
 // cost few round trips.
 type batcher struct {
 	client redis.Scripter
-	// clock returns 0, for Redis's own time, but in tests: see Limiter.
+	// clock returns the time that the script is told; 0: Redis's own counts.
 	clock func() int64
 	// memory has the clock of readings, where they are wanted.
 	memory *memory
@@ -110,7 +110,7 @@ func (b *batcher) fly(batch []*command) {
 // and a take that was counted counts once.
 func (b *batcher) send(batch []*command) {
 	err := b.call(batch)
-	if _, ofServer := err.(redis.Error); ofServer && len(batch) > 1 { //nolint:errorlint // go-redis returns it as it is
+	if _, ofServer := err.(redis.Error); ofServer && len(batch) > 1 && !redis.IsReadOnlyError(err) { //nolint:errorlint // go-redis returns it as it is
 		for i := range batch {
 			batch[i].err = b.call(batch[i : i+1])
 		}

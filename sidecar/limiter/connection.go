@@ -16,8 +16,11 @@ import (
 type Connection struct {
 	store   ruleset.Store
 	client  redis.UniversalClient
+	options *redis.UniversalOptions
 	cluster bool
-	redact  func(string) string
+	// callersClock: the script is told the time.
+	callersClock bool
+	redact       func(string) string
 }
 
 // Connect returns a Connection that dials on first use. Like New, it silences
@@ -25,32 +28,64 @@ type Connection struct {
 // store that cannot be used, without what is in it.
 func Connect(store ruleset.Store) (*Connection, error) {
 	logging.Disable()
-	options, err := clientOptions(store)
+	parsed, err := parseURL(store.URL)
+	if err != nil {
+		return nil, err
+	}
+	options, err := clientOptions(store, parsed)
 	if err != nil {
 		return nil, err
 	}
 	return &Connection{
-		store: store, client: newClient(options), cluster: options.IsClusterMode, redact: redactor(store, options),
+		store: store, client: newClient(options), options: options,
+		cluster: options.IsClusterMode, callersClock: callersClock(parsed), redact: redactor(store, options),
 	}, nil
 }
 
 // Servers calls f for the server or, at the same time, for every one of a Redis
-// Cluster's: masters and replicas. Its error joins theirs.
+// Cluster's or behind Sentinel: masters and replicas. Its error joins theirs.
 func (c *Connection) Servers(ctx context.Context, f func(context.Context, *redis.Client) error) error {
-	client, ok := c.client.(*redis.ClusterClient)
-	if !ok {
-		return c.each(ctx, f)
+	var all together
+	switch client := c.client.(type) {
+	case *redis.ClusterClient:
+		err := client.ForEachShard(ctx, func(ctx context.Context, node *redis.Client) error {
+			all.note(f(ctx, node))
+			return nil
+		})
+		return errors.Join(all.failed, err) // err: no server said which there are
+	case *redis.Client:
+		if c.options.MasterName == "" {
+			return f(ctx, client)
+		}
 	}
-	var mu sync.Mutex
-	var failed error
-	err := client.ForEachShard(ctx, func(ctx context.Context, node *redis.Client) error {
-		err := f(ctx, node)
-		mu.Lock()
-		defer mu.Unlock()
-		failed = errors.Join(failed, err)
-		return nil
-	})
-	return errors.Join(failed, err) // err: no server said which there are
+	addrs, err := c.behindSentinel(ctx)
+	if err != nil {
+		return err
+	}
+	for _, addr := range addrs {
+		all.Go(func() {
+			options := c.options.Simple()
+			options.Addr = addr
+			server := redis.NewClient(options)
+			defer func() { _ = server.Close() }()
+			all.note(f(ctx, server))
+		})
+	}
+	all.Wait()
+	return all.failed
+}
+
+// together is what some goroutines do, and how they failed.
+type together struct {
+	sync.WaitGroup
+	mu     sync.Mutex
+	failed error
+}
+
+func (t *together) note(err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.failed = errors.Join(t.failed, err)
 }
 
 // each calls f for the server, or at the same time for each master of a cluster.

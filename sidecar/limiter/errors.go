@@ -43,6 +43,8 @@ func (c *Connection) reason(err error) string {
 		reply     redis.Error
 	)
 	switch {
+	case errors.Is(err, redis.Nil): // nothing else is answered with nothing
+		return "its sentinels know no master of that name; check master_name in the store's url"
 	case errors.As(err, &lookup):
 		return "its host name cannot be resolved; check the host in the store's url"
 	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
@@ -60,6 +62,10 @@ func (c *Connection) reason(err error) string {
 	case errors.As(err, &reply) && strings.Contains(reply.Error(), "unauthenticated"):
 		// What it says to a call of more than ten words.
 		return "it answered: NOAUTH: it asks for a password; put it into the store's url"
+	case errors.As(err, &reply) && (strings.HasPrefix(reply.Error(), "NOTIME") || strings.Contains(reply.Error(), "non deterministic")):
+		// The latter is what servers before Redis 5 say to a script that writes after it.
+		return "it lets no script read its clock; allow its user the command TIME, or, if that cannot be, " +
+			"write clock=caller into the store's url, so that each sidecar's clock counts"
 	case errors.As(err, &reply):
 		text := c.redact(reply.Error())
 		return "it answered: " + text[:min(len(text), maxReplyBytes)]
@@ -71,7 +77,10 @@ func (c *Connection) reason(err error) string {
 // to repeat a command they do not know, with its arguments.
 func redactor(store ruleset.Store, options *redis.UniversalOptions) func(string) string {
 	var pairs []string
-	secrets := []string{store.URL, options.Password, url.QueryEscape(options.Password), options.Username}
+	secrets := []string{store.URL, options.Username, options.SentinelUsername}
+	for _, password := range []string{options.Password, options.SentinelPassword} {
+		secrets = append(secrets, password, url.QueryEscape(password))
+	}
 	for _, secret := range append(secrets, hosts(options.Addrs)...) {
 		if secret != "" {
 			pairs = append(pairs, secret, "***")

@@ -20,19 +20,22 @@ var commands = []string{
 // decides on the quotas of one namespace and does nothing else. The namespace is
 // a DNS label, so that nothing in it is a pattern.
 func Rights(namespace string, store ruleset.Store) ([]string, error) {
-	options, _, err := addressOptions(store.URL)
+	parsed, err := parseURL(store.URL)
 	if err != nil {
 		return nil, err
 	}
 	rights := []string{"~" + keyPrefix + namespace + "/*"}
 	for _, command := range commands {
+		if command == "time" && callersClock(parsed) {
+			continue
+		}
 		rights = append(rights, "+"+command)
 	}
-	if options.IsClusterMode { // where the nodes are, and to give back what one of several refused
+	if parsed.Options.IsClusterMode { // where the nodes are, and to give back what one of several refused
 		rights = append(rights, "+cluster|slots", "+zrem")
 	}
-	if options.DB != 0 {
-		rights = append(rights, "+select|"+strconv.Itoa(options.DB))
+	if parsed.Options.DB != 0 {
+		rights = append(rights, "+select|"+strconv.Itoa(parsed.Options.DB))
 	}
 	return slices.Clip(rights), nil
 }

@@ -6,12 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/url"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/maintnotifications"
 
+	"github.com/weir-dev/weir/redisurl"
 	"github.com/weir-dev/weir/sidecar/ruleset"
 )
 
@@ -22,20 +22,19 @@ const (
 	bufferBytes = 4 << 10
 	// maxTimeout of a store.
 	maxTimeout = time.Minute
+	// sentinelPatience is how many timeouts a dial behind Sentinel may take.
+	sentinelPatience = 8
 )
 
 // clientOptions reads a store. Its errors name the field and never hold what
 // is in it: the URL is a secret.
-func clientOptions(store ruleset.Store) (options *redis.UniversalOptions, err error) {
+func clientOptions(store ruleset.Store, parsed *redisurl.URL) (options *redis.UniversalOptions, err error) {
 	if timeout := store.Timeout(); timeout <= 0 || timeout > maxTimeout {
 		return nil, fmt.Errorf("the store's timeoutMillis is %d: write a number from 1 to %d",
 			store.TimeoutMillis, maxTimeout.Milliseconds())
 	}
-	options, host, err := addressOptions(store.URL)
-	if err != nil {
-		return nil, err
-	}
-	if options.TLSConfig, err = tlsConfig(store, host, options.TLSConfig != nil); err != nil {
+	options = &parsed.Options
+	if options.TLSConfig, err = tlsConfig(store, parsed); err != nil {
 		return nil, err
 	}
 	timeout := store.Timeout()
@@ -44,6 +43,11 @@ func clientOptions(store ruleset.Store) (options *redis.UniversalOptions, err er
 	// A dial goes on behind the call that began it, whose context bounds the
 	// call: a handshake slower than one decision still serves the next.
 	options.DialTimeout = max(timeout, time.Second)
+	if options.MasterName != "" {
+		// The client asks a sentinel that is silent two times three times before it
+		// asks the others, within the time of one dial.
+		options.DialTimeout = max(sentinelPatience*timeout, time.Second)
+	}
 	options.DialerRetries = 1 // the next call dials again
 	options.MaxRetries = 2    // a connection that the server closed, and the one after it
 	options.MinRetryBackoff, options.MaxRetryBackoff = time.Millisecond, max(timeout/10, time.Millisecond)
@@ -58,71 +62,24 @@ func clientOptions(store ruleset.Store) (options *redis.UniversalOptions, err er
 	return options, nil
 }
 
-// addressOptions reads the URL: where the servers are, which database, who asks,
-// and the host name; TLSConfig is set when the scheme asks for TLS.
-func addressOptions(text string) (options *redis.UniversalOptions, host string, err error) {
-	u, err := url.Parse(text)
-	if err != nil {
-		return nil, "", errors.New("the store's url cannot be read: write redis://[user:password@]host:port[/db], " +
-			"with %XX for special characters of the password")
+// clockParameter of a store's URL says whose time its logs have: with the value
+// "caller" each sidecar's own, else the server's.
+const clockParameter = "clock"
+
+// parseURL reads the store's URL.
+func parseURL(text string) (*redisurl.URL, error) {
+	parsed, err := redisurl.Parse("the store's url", text, clockParameter)
+	if err == nil && parsed.Query.Has(clockParameter) && !callersClock(parsed) {
+		err = errors.New("the store's url has a clock parameter that is not caller")
 	}
-	if u.Scheme != "redis" && u.Scheme != "rediss" {
-		return nil, "", errors.New("the store's url must begin with redis://, or with rediss:// for TLS")
-	}
-	if u.Hostname() == "" {
-		return nil, "", errors.New("the store's url names no host: write redis://host:port")
-	}
-	query := u.Query()
-	for name := range query {
-		if name != "cluster" && name != "addr" {
-			return nil, "", errors.New("the store's url has a parameter that is not known: " +
-				"write ?cluster=true for Redis Cluster, with addr=host:port for more nodes, and nothing else")
-		}
-	}
-	cluster := query.Get("cluster")
-	query.Del("cluster")
-	u.RawQuery = query.Encode()
-	switch {
-	case cluster == "true":
-		options, err = clusterAddress(u)
-	case cluster != "" && cluster != "false":
-		return nil, "", errors.New("the store's url has a cluster parameter that is neither true nor false")
-	case len(query) > 0:
-		return nil, "", errors.New("the store's url has addr parameters: they are for Redis Cluster, with cluster=true")
-	default:
-		options, err = singleAddress(u)
-	}
-	return options, u.Hostname(), err
+	return parsed, err
 }
 
-func singleAddress(u *url.URL) (*redis.UniversalOptions, error) {
-	parsed, err := redis.ParseURL(u.String())
-	if err != nil {
-		return nil, errors.New("the store's url has a path that is no database number: write redis://host:port/0, or no path")
-	}
-	return &redis.UniversalOptions{
-		Addrs: []string{parsed.Addr}, DB: parsed.DB,
-		Username: parsed.Username, Password: parsed.Password, TLSConfig: parsed.TLSConfig,
-	}, nil
-}
-
-func clusterAddress(u *url.URL) (*redis.UniversalOptions, error) {
-	if u.Path != "" && u.Path != "/" && u.Path != "/0" {
-		return nil, errors.New("the store's url names a database: Redis Cluster has only number 0, write no path")
-	}
-	parsed, err := redis.ParseClusterURL(u.String())
-	if err != nil {
-		return nil, errors.New("the store's url has an addr parameter that is not host:port")
-	}
-	return &redis.UniversalOptions{
-		Addrs: parsed.Addrs, IsClusterMode: true,
-		Username: parsed.Username, Password: parsed.Password, TLSConfig: parsed.TLSConfig,
-	}, nil
-}
+func callersClock(parsed *redisurl.URL) bool { return parsed.Query.Get(clockParameter) == "caller" }
 
 // tlsConfig says how the server of a rediss:// URL is verified; nil without TLS.
-func tlsConfig(store ruleset.Store, host string, secure bool) (*tls.Config, error) {
-	if !secure {
+func tlsConfig(store ruleset.Store, parsed *redisurl.URL) (*tls.Config, error) {
+	if !parsed.TLS {
 		if store.CABundle != "" || store.InsecureSkipVerify {
 			return nil, errors.New("the store has a caBundle or insecureSkipVerify, " +
 				"but its url is redis://, which nothing protects: write rediss://")
@@ -130,7 +87,7 @@ func tlsConfig(store ruleset.Store, host string, secure bool) (*tls.Config, erro
 		return nil, nil
 	}
 	config := &tls.Config{
-		MinVersion: tls.VersionTLS12, ServerName: host,
+		MinVersion: tls.VersionTLS12, ServerName: parsed.ServerName,
 		InsecureSkipVerify: store.InsecureSkipVerify, //nolint:gosec // an explicit choice, warned of by Use
 	}
 	if store.CABundle == "" {
@@ -149,7 +106,10 @@ func tlsConfig(store ruleset.Store, host string, secure bool) (*tls.Config, erro
 
 // newClient connects on the first call.
 func newClient(options *redis.UniversalOptions) redis.UniversalClient {
-	if !options.IsClusterMode {
+	switch {
+	case options.MasterName != "":
+		return redis.NewFailoverClient(options.Failover())
+	case !options.IsClusterMode:
 		return redis.NewClient(options.Simple())
 	}
 	cluster := options.Cluster()

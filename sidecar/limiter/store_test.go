@@ -26,8 +26,10 @@ func TestUseRefusesBadStores(t *testing.T) {
 		{"an option of the client library, which could turn verification off",
 			ruleset.Store{URL: "rediss://:hunter2@host?skip_verify=true", TimeoutMillis: 1}, "parameter"},
 		{"cluster is neither true nor false", ruleset.Store{URL: "redis://:hunter2@host?cluster=hunter2", TimeoutMillis: 1}, "cluster parameter"},
-		{"a node without a port", ruleset.Store{URL: "redis://:hunter2@host?cluster=true&addr=hunter2", TimeoutMillis: 1}, "addr parameter"},
+		{"a node that is none", ruleset.Store{URL: "redis://:hunter2@host?cluster=true&addr=hunter2/", TimeoutMillis: 1}, "addr parameter"},
 		{"nodes without a cluster", ruleset.Store{URL: "redis://:hunter2@host?addr=b:1", TimeoutMillis: 1}, "addr parameters"},
+		{"sentinels without a master", ruleset.Store{URL: "redis://:hunter2@host?sentinel_password=hunter2", TimeoutMillis: 1}, "master_name"},
+		{"another clock", ruleset.Store{URL: "redis://:hunter2@host?clock=hunter2", TimeoutMillis: 1}, "clock parameter"},
 		{"a database in a cluster", ruleset.Store{URL: "redis://:hunter2@host/3?cluster=true", TimeoutMillis: 1}, "database"},
 		{"a bundle that is no PEM", ruleset.Store{URL: "rediss://:hunter2@host", CABundle: "hunter2", TimeoutMillis: 1}, "caBundle"},
 		{"a bundle without TLS", ruleset.Store{URL: "redis://:hunter2@host", CABundle: "hunter2", TimeoutMillis: 1}, "rediss://"},
@@ -57,22 +59,6 @@ func TestUseKeepsTheOldStoreOnError(t *testing.T) {
 	}
 	if !mustTake(t, l, perMinute("u", 1)).Admitted {
 		t.Error("the old store refused")
-	}
-}
-
-func TestClusterURL(t *testing.T) {
-	t.Parallel()
-	options, err := clientOptions(ruleset.Store{
-		URL: "rediss://user:p%40ss@a.example:7000?cluster=true&addr=b.example:7001&addr=c.example:7002", TimeoutMillis: 100,
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got := strings.Join(options.Addrs, " "); got != "a.example:7000 b.example:7001 c.example:7002" {
-		t.Errorf("nodes %s", got)
-	}
-	if !options.IsClusterMode || options.Username != "user" || options.Password != "p@ss" || options.TLSConfig == nil {
-		t.Errorf("cluster %v, user %q, TLS %v", options.IsClusterMode, options.Username, options.TLSConfig != nil)
 	}
 }
 

@@ -8,7 +8,7 @@
 -- ring of weights, one for each slice of time; a unit stands in the slice that
 -- ends after its use, and leaves with that end. Limits above EXACT have it.
 --
--- ARGV: the time in microseconds or '' for this server's; then for each command
+-- ARGV: the caller's time in microseconds, or '' for this server's; then for each command
 -- its verb, its random id, its number of logs, two numbers, and limit, window
 -- (microseconds) and cost for each of its logs:
 --   take    the numbers are how many more such takes are wanted for a lease, and
@@ -43,7 +43,10 @@ local OPEN = 64 -- leases of a log: of more, all are forgotten, and leave with t
 
 local now = tonumber(ARGV[1])
 if not now then
-  local time = redis.call('TIME')
+  local time = redis.pcall('TIME')
+  if time.err then
+    return redis.error_reply('NOTIME ' .. time.err)
+  end
   now = tonumber(time[1]) * 1000000 + tonumber(time[2])
 end
 

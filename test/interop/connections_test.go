@@ -66,11 +66,8 @@ func TestTLS(t *testing.T) {
 
 func TestSentinelFailover(t *testing.T) {
 	t.Parallel()
-	sentinel := redistest.StartSentinel(t, password)
-	address := (&url.URL{
-		Scheme: "redis", User: url.UserPassword("", password), Host: sentinel.Addr, Path: "/0",
-		RawQuery: url.Values{"master_name": {sentinel.MasterName}}.Encode(),
-	}).String()
+	sentinel := redistest.StartSentinel(t, redistest.SentinelOptions{Password: password, SentinelPassword: "s3ntinel"})
+	address := sentinel.URL()
 	broker, err := celery.Open(address, celery.Options{})
 	if err != nil {
 		t.Fatalf("opening the broker: %v", err)

@@ -31,14 +31,11 @@ func StartCluster(t testing.TB, args ...string) *Cluster {
 	c := &Cluster{t: t}
 	var busPorts []string
 	for range masters {
-		var bus string
-		c.Servers = append(c.Servers, start(t, func(port string) []string {
-			bus = freePort(t) // the default, port + 10000, may be above 65535
-			return append([]string{
-				"--port", port, "--cluster-enabled", "yes", "--cluster-port", bus,
-				"--cluster-config-file", "nodes.conf", "--cluster-node-timeout", "2000",
-			}, args...)
-		}, nil, t.TempDir()))
+		bus := freePort(t) // the default, port + 10000, may be above 65535
+		c.Servers = append(c.Servers, start(t, nil, t.TempDir(), append([]string{
+			"--cluster-enabled", "yes", "--cluster-port", bus,
+			"--cluster-config-file", "nodes.conf", "--cluster-node-timeout", "2000",
+		}, args...)...))
 		busPorts = append(busPorts, bus)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)

@@ -37,14 +37,15 @@ type Server struct {
 	// Addr is host:port.
 	Addr string
 
-	t         testing.TB
-	dir       string
-	args      []string
-	password  string
-	tlsConfig *tls.Config // nil: plain TCP
+	t        testing.TB
+	dir      string
+	args     []string
+	password string
+	secure   *security // nil: plain TCP
 
 	mu      sync.Mutex
 	process *child.Process // nil: killed
+	paused  bool
 }
 
 // AOF are the arguments of a server that has written a command to its disk
@@ -57,29 +58,37 @@ func AOF() []string { return []string{"--appendonly", "yes", "--appendfsync", "a
 // when it does not.
 func Start(t testing.TB, args ...string) *Server {
 	t.Helper()
-	return start(t, func(port string) []string { return append([]string{"--port", port}, args...) }, nil, t.TempDir())
+	return start(t, nil, t.TempDir(), args...)
 }
 
-// start runs a server on a free port: portArgs makes the arguments that depend
-// on it. A port that somebody else took meanwhile is given up for another.
-func start(t testing.TB, portArgs func(port string) []string, tlsConfig *tls.Config, dir string) *Server {
+// start runs a server on a free port.
+func start(t testing.TB, secure *security, dir string, args ...string) *Server {
+	t.Helper()
+	return attempt(t, func(port string) *Server {
+		s := &Server{
+			Addr: net.JoinHostPort("127.0.0.1", port), t: t, dir: dir, secure: secure,
+			args: slices.Concat([]string{
+				"--bind", "127.0.0.1", "--daemonize", "no", "--save", "", "--appendonly", "no",
+				"--dir", dir, "--logfile", filepath.Join(dir, "redis.log"),
+			}, secure.args(port), args),
+		}
+		if i := slices.Index(s.args, "--requirepass"); i >= 0 && i+1 < len(s.args) {
+			s.password = s.args[i+1]
+		}
+		return s
+	})
+}
+
+// attempt runs a server that is made for a free port. A port that somebody else
+// took meanwhile is given up for another.
+func attempt(t testing.TB, make func(port string) *Server) *Server {
 	t.Helper()
 	if _, err := exec.LookPath("redis-server"); err != nil {
 		t.Fatalf("redis-server is not installed and this test needs a real one: install redis-server, e.g. `make tools`")
 	}
 	var err error
 	for range 5 {
-		port := freePort(t)
-		s := &Server{
-			Addr: net.JoinHostPort("127.0.0.1", port), t: t, dir: dir, tlsConfig: tlsConfig,
-			args: append([]string{
-				"--bind", "127.0.0.1", "--daemonize", "no", "--save", "", "--appendonly", "no",
-				"--dir", dir, "--logfile", filepath.Join(dir, "redis.log"),
-			}, portArgs(port)...),
-		}
-		if i := slices.Index(s.args, "--requirepass"); i >= 0 && i+1 < len(s.args) {
-			s.password = s.args[i+1]
-		}
+		s := make(freePort(t))
 		if err = s.run(); err == nil {
 			t.Cleanup(s.Kill)
 			return s
@@ -92,7 +101,7 @@ func start(t testing.TB, portArgs func(port string) []string, tlsConfig *tls.Con
 // URL is redis://[:password@]host:port, or rediss:// with TLS.
 func (s *Server) URL() string {
 	u := url.URL{Scheme: "redis", Host: s.Addr}
-	if s.tlsConfig != nil {
+	if s.secure != nil {
 		u.Scheme = "rediss"
 	}
 	if s.password != "" {
@@ -104,7 +113,7 @@ func (s *Server) URL() string {
 // Client returns a client of the server, closed at the test's end.
 func (s *Server) Client() *redis.Client {
 	client := redis.NewClient(&redis.Options{
-		Addr: s.Addr, Password: s.password, TLSConfig: s.tlsConfig, ContextTimeoutEnabled: true,
+		Addr: s.Addr, Password: s.password, TLSConfig: s.secure.client(), ContextTimeoutEnabled: true,
 		DisableIdentity:          true,
 		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
 	})
@@ -137,6 +146,12 @@ func (s *Server) Restart() {
 	s.t.Fatalf("restarting redis-server on %s: %v", s.Addr, err)
 }
 
+func (s *Server) answers() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.process != nil && !s.paused
+}
+
 // Pause stops the server's process (SIGSTOP): it keeps its connections and
 // accepts new ones in the kernel, but answers nothing.
 func (s *Server) Pause() { s.signal(syscall.SIGSTOP) }
@@ -151,6 +166,7 @@ func (s *Server) signal(signal syscall.Signal) {
 	if s.process == nil {
 		s.t.Fatalf("sending %v to redis-server on %s: it is not running", signal, s.Addr)
 	}
+	s.paused = signal == syscall.SIGSTOP
 	if err := s.process.Signal(signal); err != nil {
 		s.t.Fatalf("sending %v to redis-server on %s: %v", signal, s.Addr, err)
 	}
@@ -171,7 +187,7 @@ func (s *Server) run() error {
 		log, _ := os.ReadFile(filepath.Join(s.dir, "redis.log"))
 		return fmt.Errorf("%w; its log: %s", err, log[max(0, len(log)-2000):])
 	}
-	s.process = p
+	s.process, s.paused = p, false
 	return nil
 }
 
@@ -202,8 +218,8 @@ func (s *Server) ping(ctx context.Context) error {
 	if err := conn.SetDeadline(time.Now().Add(time.Second)); err != nil {
 		return err
 	}
-	if s.tlsConfig != nil {
-		conn = tls.Client(conn, s.tlsConfig)
+	if s.secure != nil {
+		conn = tls.Client(conn, s.secure.client())
 	}
 	if _, err := conn.Write([]byte("PING\r\n")); err != nil {
 		return err

@@ -83,21 +83,25 @@ func TestAOF(t *testing.T) {
 
 func TestSentinel(t *testing.T) {
 	t.Parallel()
-	s := StartSentinel(t, "s3cret/@")
-	client := redis.NewFailoverClient(&redis.FailoverOptions{
-		MasterName: s.MasterName, SentinelAddrs: []string{s.Addr}, Password: "s3cret/@",
-	})
-	defer func() { _ = client.Close() }()
-	ctx, cancel := context.WithTimeout(t.Context(), startTimeout)
-	defer cancel()
-	if err := client.Set(ctx, "key", "kept", 0).Err(); err != nil {
-		t.Fatalf("writing to the master: %v", err)
-	}
-	if n, err := client.Wait(ctx, 1, startTimeout).Result(); err != nil || n != 1 {
-		t.Fatalf("waiting for the replica: %d have it, error %v", n, err)
-	}
-	s.FailOver(ctx)
-	if got, err := client.Get(ctx, "key").Result(); err != nil || got != "kept" {
-		t.Errorf("after the failover: want what was written, got %q, error %v", got, err)
+	for _, options := range []SentinelOptions{{}, {Password: "s3cret/@", SentinelPassword: "0ther", TLS: true}} {
+		s := StartSentinel(t, options)
+		failover := &redis.FailoverOptions{
+			MasterName: s.MasterName, SentinelAddrs: []string{s.Sentinels[2].Addr},
+			Password: options.Password, SentinelPassword: options.SentinelPassword, TLSConfig: s.Master.Client().Options().TLSConfig,
+		}
+		client := redis.NewFailoverClient(failover)
+		defer func() { _ = client.Close() }()
+		ctx, cancel := context.WithTimeout(t.Context(), startTimeout)
+		defer cancel()
+		if err := client.Set(ctx, "key", "kept", 0).Err(); err != nil {
+			t.Fatalf("writing to the master: %v", err)
+		}
+		if n, err := client.Wait(ctx, 1, startTimeout).Result(); err != nil || n != 1 {
+			t.Fatalf("waiting for the replica: %d have it, error %v", n, err)
+		}
+		s.FailOver(ctx)
+		if got, err := client.Get(ctx, "key").Result(); err != nil || got != "kept" {
+			t.Errorf("after the failover: want what was written, got %q, error %v", got, err)
+		}
 	}
 }

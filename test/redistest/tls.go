@@ -21,20 +21,44 @@ import (
 // it.
 func StartTLS(t testing.TB, args ...string) (server *Server, caPEM string) {
 	t.Helper()
+	secure := newSecurity(t)
+	return start(t, secure, t.TempDir(), args...), secure.ca
+}
+
+// security is what servers with TLS have; nil: none.
+type security struct {
+	ca                        string
+	caFile, certFile, keyFile string
+	roots                     *x509.CertPool
+}
+
+func newSecurity(t testing.TB) *security {
+	t.Helper()
 	authority := newAuthority(t)
 	dir := t.TempDir()
-	certFile, keyFile := authority.issue(t, dir)
-	caFile := filepath.Join(dir, "ca.pem")
-	writeFile(t, caFile, authority.pem)
-	roots := x509.NewCertPool()
-	roots.AddCert(authority.certificate)
-	server = start(t, func(port string) []string {
-		return append([]string{
-			"--port", "0", "--tls-port", port, "--tls-auth-clients", "no",
-			"--tls-cert-file", certFile, "--tls-key-file", keyFile, "--tls-ca-cert-file", caFile,
-		}, args...)
-	}, &tls.Config{RootCAs: roots, ServerName: "127.0.0.1", MinVersion: tls.VersionTLS12}, dir)
-	return server, string(authority.pem)
+	s := &security{ca: string(authority.pem), caFile: filepath.Join(dir, "ca.pem"), roots: x509.NewCertPool()}
+	s.certFile, s.keyFile = authority.issue(t, dir)
+	writeFile(t, s.caFile, authority.pem)
+	s.roots.AddCert(authority.certificate)
+	return s
+}
+
+// args of a server on a port.
+func (s *security) args(port string) []string {
+	if s == nil {
+		return []string{"--port", port}
+	}
+	return []string{
+		"--port", "0", "--tls-port", port, "--tls-auth-clients", "no",
+		"--tls-cert-file", s.certFile, "--tls-key-file", s.keyFile, "--tls-ca-cert-file", s.caFile,
+	}
+}
+
+func (s *security) client() *tls.Config {
+	if s == nil {
+		return nil
+	}
+	return &tls.Config{RootCAs: s.roots, ServerName: "127.0.0.1", MinVersion: tls.VersionTLS12}
 }
 
 // NewCA returns the PEM of an authority that signed nothing, to show that it

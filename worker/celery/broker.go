@@ -7,15 +7,15 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/url"
 	"os"
-	"strconv"
 	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 	"github.com/redis/go-redis/v9/logging"
 	"github.com/redis/go-redis/v9/maintnotifications"
+
+	"github.com/weir-dev/weir/redisurl"
 )
 
 const (
@@ -58,9 +58,8 @@ type Broker struct {
 
 // Open reads the URL: redis://[user:password@]host:port[/db], rediss:// for
 // verified TLS, with ssl_cert_reqs=none not to verify and ssl_ca_certs=FILE for
-// more authorities, both as Celery writes them; for Sentinel the sentinels'
-// addresses as redis://[user:password@]host:port/db?master_name=NAME, further
-// ones as addr=host:port. Errors never hold the URL: it is a secret.
+// more authorities, both as Celery writes them; for Sentinel as package redisurl
+// says. Errors never hold the URL: it is a secret.
 func Open(text string, o Options) (*Broker, error) {
 	options, err := parseURL(text, o.CABundle)
 	if err != nil {
@@ -153,76 +152,30 @@ func redactor(options *redis.UniversalOptions) *strings.Replacer {
 	return strings.NewReplacer(pairs...)
 }
 
-var errURL = errors.New("the broker's URL cannot be read: write redis://[user:password@]host:port[/db], or rediss:// for TLS, " +
-	"with %XX for special characters of the password")
-
 func parseURL(text string, caBundle []byte) (*redis.UniversalOptions, error) {
-	u, err := url.Parse(strings.TrimSpace(text))
-	if err != nil || u.Host == "" || u.Hostname() == "" {
-		return nil, errURL
-	}
-	if u.Scheme != "redis" && u.Scheme != "rediss" {
-		return nil, errors.New("the broker's URL must begin with redis://, or with rediss:// for TLS")
-	}
-	options := &redis.UniversalOptions{Username: u.User.Username()}
-	options.Password, _ = u.User.Password()
-	if options.DB, err = database(u.Path); err != nil {
+	// clock is the limiter's, whose store may be the broker too.
+	u, err := redisurl.Parse("the broker's URL", text, "ssl_cert_reqs", "ssl_ca_certs", "clock")
+	if err != nil {
 		return nil, err
 	}
-	query := u.Query()
-	port := "6379"
-	for name := range query {
-		switch name {
-		case "master_name":
-			options.MasterName, port = query.Get(name), "26379"
-		case "addr", "ssl_cert_reqs", "ssl_ca_certs":
-		case "cluster":
-			return nil, errors.New("the broker's URL names a Redis Cluster, which Celery's protocol cannot use: give queues a single Redis, or one behind Sentinel (master_name=NAME)")
-		default:
-			return nil, errors.New("the broker's URL has a parameter that is not known: there are master_name, addr, ssl_cert_reqs and ssl_ca_certs")
-		}
+	options := &u.Options
+	if options.IsClusterMode {
+		return nil, errors.New("the broker's URL names a Redis Cluster, which Celery's protocol cannot use: give queues a single Redis, or one behind Sentinel (master_name=NAME)")
 	}
-	if query.Has("addr") && options.MasterName == "" {
-		return nil, errors.New("the broker's URL has addr parameters: they are for more sentinels, with master_name=NAME")
-	}
-	for _, address := range append([]string{u.Host}, query["addr"]...) {
-		options.Addrs = append(options.Addrs, withPort(address, port))
-	}
-	options.TLSConfig, err = tlsConfig(u, query, caBundle)
+	options.TLSConfig, err = tlsConfig(u, caBundle)
 	return options, err
 }
 
-func database(path string) (int, error) {
-	path = strings.Trim(path, "/")
-	if path == "" {
-		return 0, nil
-	}
-	number, err := strconv.ParseUint(path, 10, 16)
-	if err != nil {
-		return 0, errors.New("the broker's URL has a path that is no database number: write redis://host:port/0, or no path")
-	}
-	return int(number), nil
-}
-
-func withPort(address, port string) string {
-	if _, _, err := net.SplitHostPort(address); err == nil {
-		return address
-	}
-	return net.JoinHostPort(strings.Trim(address, "[]"), port)
-}
-
 // tlsConfig is nil for redis://.
-func tlsConfig(u *url.URL, query url.Values, caBundle []byte) (*tls.Config, error) {
-	if u.Scheme != "rediss" {
+func tlsConfig(u *redisurl.URL, caBundle []byte) (*tls.Config, error) {
+	query := u.Query
+	if !u.TLS {
 		if query.Has("ssl_cert_reqs") || query.Has("ssl_ca_certs") {
 			return nil, errors.New("the broker's URL has ssl parameters, but redis:// is not protected: write rediss://")
 		}
 		return nil, nil
 	}
-	config := &tls.Config{MinVersion: tls.VersionTLS12}
-	if query.Get("master_name") == "" {
-		config.ServerName = u.Hostname()
-	}
+	config := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: u.ServerName}
 	switch reqs := query.Get("ssl_cert_reqs"); reqs {
 	case "", "required", "CERT_REQUIRED":
 	case "none", "CERT_NONE":
