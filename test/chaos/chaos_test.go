@@ -38,7 +38,7 @@ func TestRedisKilledAndBackEmpty(t *testing.T) {
 				f.pass(outage)
 				server.Restart()
 			})
-			f.awaitRedis()
+			f.recover()
 		}
 	})
 }
@@ -51,7 +51,7 @@ func TestRedisKilledAndBackWithItsData(t *testing.T) {
 			server.Kill()
 			f.pass(outage)
 			server.Restart()
-			f.awaitRedis()
+			f.recover()
 		}
 	})
 }
@@ -64,7 +64,7 @@ func TestRedisStopped(t *testing.T) {
 			server.Pause()
 			f.pass(10 * time.Second)
 			server.Resume()
-			f.awaitRedis()
+			f.recover()
 		}
 	})
 }

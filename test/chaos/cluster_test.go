@@ -27,7 +27,7 @@ func TestClusterNodeLost(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), patience)
 			cluster.AwaitOK(ctx)
 			cancel()
-			f.awaitRedis()
+			f.recover()
 		}
 	})
 }
@@ -122,4 +122,14 @@ func (m *mover) do(node int, args ...any) {
 	if err := m.clients[node].Do(m.t.Context(), args...).Err(); err != nil {
 		m.t.Fatalf("%v: %v", args, err)
 	}
+}
+
+// What the old master had acknowledged and the new one not heard of is lost.
+func TestSentinelFailover(t *testing.T) {
+	t.Parallel()
+	sentinel := redistest.StartSentinel(t, redistest.SentinelOptions{})
+	f := newFleet(t, ruleset.Store{URL: sentinel.URL()})
+	f.suffer("Sentinel fails over", func() {
+		f.lose(func() { sentinel.FailOver(t.Context()) })
+	})
 }

@@ -28,6 +28,10 @@ type Options struct {
 	// share, and sharers × share if there are no others. Without, they count like
 	// all others.
 	Shares bool
+	// Told are times when Redis decided again and had been told of all admissions
+	// from shares. A window in which such a time lies between the last share and
+	// the last grant must hold to the limit, with the shares in it.
+	Told []int64
 }
 
 // Verdict is what the records say.
@@ -122,10 +126,7 @@ func (r *Records) Judge(options Options) Verdict {
 		for i := range timed {
 			a := &timed[i]
 			if a.latest() > found.From && a.earliest <= found.To && len(found.Records) < maxRecords {
-				found.Records = append(found.Records, audit.Record{
-					Source: a.source, Granted: a.granted, Earliest: a.earliest, Latest: a.latest(), Cost: int64(a.cost),
-					Limit: int64(a.limit), WindowMillis: q.window, Sharers: int64(a.sharers), Caller: q.caller, Service: found.Service,
-				})
+				found.Records = append(found.Records, r.record(q, a))
 			}
 		}
 		v.Violations = append(v.Violations, *found)
@@ -178,6 +179,9 @@ func (j *judging) contained(all []admission) (worst *Violation) {
 // allow says what a window that ends at x may hold, with the last grant and the last
 // share in it.
 func (j *judging) allow(grant, share *admission, x int64) Window {
+	if grant != nil && share != nil && j.told(share.granted, grant.granted) {
+		share = nil
+	}
 	var w Window
 	if grant != nil {
 		w.Limit = int64(grant.limit)
@@ -199,6 +203,12 @@ func (j *judging) allow(grant, share *admission, x int64) Window {
 		}
 	}
 	return w
+}
+
+// told reports whether Redis was told of all shares up to the last one before the
+// last grant.
+func (j *judging) told(share, grant int64) bool {
+	return slices.ContainsFunc(j.options.Told, func(t int64) bool { return share <= t && t <= grant })
 }
 
 func (j *judging) note(w Window) {

@@ -84,6 +84,9 @@ func TestJudge(t *testing.T) {
 		{"shares that are excused", []audit.Record{at(1, 2), at(2, 2), shared(3, 2, 2), shared(4, 2, 2)}, Options{Shares: true}, false},
 		{"shares alone", []audit.Record{shared(3, 2, 2), shared(4, 2, 2), shared(5, 2, 2)}, Options{Shares: true}, true},
 		{"too many for that", []audit.Record{at(1, 2), at(2, 2), shared(3, 2, 2), shared(4, 2, 2), shared(5, 2, 2)}, Options{Shares: true}, true},
+		{"shares that Redis was told of", []audit.Record{shared(3, 2, 2), shared(4, 2, 2), at(6, 2)}, Options{Shares: true, Told: []int64{5}}, true},
+		{"shares that it was not told of yet", []audit.Record{shared(3, 2, 2), shared(4, 2, 2), at(6, 2)}, Options{Shares: true, Told: []int64{7}}, false},
+		{"a share after it was told", []audit.Record{shared(3, 2, 2), at(6, 2), shared(8, 2, 2)}, Options{Shares: true, Told: []int64{5}}, false},
 		{"shares of a limit below the sharers", []audit.Record{shared(3, 2, 3), shared(4, 2, 3), shared(5, 2, 3)}, Options{Shares: true}, false},
 		{"after them", []audit.Record{shared(3, 2, 2), at(1003, 2), at(1004, 2), at(1005, 2)}, Options{Shares: true}, true},
 

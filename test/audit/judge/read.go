@@ -74,11 +74,13 @@ type quota struct {
 // admission is a Record in few bytes: judges hold hours of them. Times are
 // microseconds.
 type admission struct {
-	earliest, granted int64
-	width             int64
-	cost, limit       int32
-	sharers           int32
-	source            audit.Source
+	earliest int64
+	width    int64
+	// granted by Redis; of a share its latest time.
+	granted     int64
+	cost, limit int32
+	sharers     int32
+	source      audit.Source
 }
 
 func (a *admission) latest() int64 { return a.earliest + a.width }
@@ -154,6 +156,18 @@ func (r *Records) Admitted(service string, window int64) (units int64) {
 	return units
 }
 
+// record is what was kept of it.
+func (r *Records) record(q quota, a *admission) audit.Record {
+	record := audit.Record{
+		Source: a.source, Granted: a.granted, Earliest: a.earliest, Latest: a.latest(), Cost: int64(a.cost),
+		Limit: int64(a.limit), WindowMillis: q.window, Sharers: int64(a.sharers), Caller: q.caller, Service: r.services[q.service],
+	}
+	if a.source == audit.Share {
+		record.Granted = 0
+	}
+	return record
+}
+
 func (r *Records) keep(record *audit.Record) {
 	number, known := r.numbers[record.Service]
 	if !known {
@@ -163,10 +177,14 @@ func (r *Records) keep(record *audit.Record) {
 		r.numbers[service] = number
 	}
 	q := quota{record.Caller, record.WindowMillis, number}
-	r.quotas[q] = append(r.quotas[q], admission{
-		earliest: record.Earliest, granted: record.Granted, width: record.Latest - record.Earliest,
+	a := admission{
+		earliest: record.Earliest, width: record.Latest - record.Earliest, granted: record.Granted,
 		cost: narrow(record.Cost), limit: narrow(record.Limit), sharers: narrow(record.Sharers), source: record.Source,
-	})
+	}
+	if a.source == audit.Share {
+		a.granted = record.Latest
+	}
+	r.quotas[q] = append(r.quotas[q], a)
 }
 
 // narrow is exact for what the limiter allows, at most 10⁹.
