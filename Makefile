@@ -79,7 +79,7 @@ test-conformance: ## The data path beside a cable: gRPC's interop programs, h2sp
 .PHONY: test-chaos
 test-chaos: ## Eight sidecars on one Redis under load and faults, and an auditor that judges every window (WEIR_FULL=1: ten times as long)
 	@hack/packages.sh test
-	go test -v -count=1 -parallel=2 -timeout=$(if $(WEIR_FULL),90m,15m) ./test/chaos
+	go test -v -count=1 -parallel=3 -timeout=$(if $(WEIR_FULL),90m,15m) ./test/chaos
 
 .PHONY: test-interop
 test-interop: ## Our workers beside real Celery ones, and under faults

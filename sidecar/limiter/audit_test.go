@@ -203,3 +203,18 @@ func recordsIn(t *testing.T, file string) (records []audit.Record) {
 	}
 	return records
 }
+
+// BenchmarkRecorded measures an admission from a lease that is recorded.
+func BenchmarkRecorded(b *testing.B) {
+	l, _ := recorded(b, redistest.Start(b).URL())
+	takes, quotas := []Take{perMinute("leased", 1_000_000_000)}, make([]Quota, 0, 1)
+	for range 100 {
+		mustTake(b, l, takes...)
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := l.TakeInto(b.Context(), takes, quotas); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

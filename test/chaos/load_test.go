@@ -39,7 +39,9 @@ type load struct {
 	cut atomic.Int64
 	// other statuses are a defect.
 	other   atomic.Int64
-	longest atomic.Int64 // nanoseconds
+	// longest answer, and by how much this process was woken too late: what the
+	// machine alone adds. Nanoseconds.
+	longest, stall atomic.Int64
 	// byPath are those that were admitted.
 	mu     sync.Mutex
 	byPath map[string]int64
@@ -52,6 +54,7 @@ type load struct {
 func begin(ctx context.Context, sidecars []*sidecar) *load {
 	l := &load{byPath: map[string]int64{}}
 	ctx, l.end = context.WithCancel(ctx)
+	l.users.Go(func() { l.watch(ctx) })
 	for _, u := range users() {
 		every := time.Duration(float64(len(sidecars)) / u.rate * float64(time.Second))
 		for _, s := range sidecars {
@@ -84,9 +87,7 @@ func (l *load) ask(ctx context.Context, s *sidecar, u user, every time.Duration)
 		}
 		l.asked.Add(1)
 		status, took, err := c.ask(u.path, u.name)
-		for longest := l.longest.Load(); int64(took) > longest && !l.longest.CompareAndSwap(longest, int64(took)); {
-			longest = l.longest.Load()
-		}
+		raise(&l.longest, took)
 		next = later(next.Add(every), time.Now())
 		switch {
 		case err != nil:
@@ -102,6 +103,23 @@ func (l *load) ask(ctx context.Context, s *sidecar, u user, every time.Duration)
 		default:
 			l.other.Add(1)
 		}
+	}
+}
+
+// watch finds out how busy the machine is.
+func (l *load) watch(ctx context.Context) {
+	const nap = time.Millisecond
+	for ctx.Err() == nil {
+		begun := time.Now()
+		time.Sleep(nap)
+		raise(&l.stall, time.Since(begun)-nap)
+	}
+}
+
+// raise makes the larger of two durations the first.
+func raise(to *atomic.Int64, d time.Duration) {
+	for most := to.Load(); int64(d) > most && !to.CompareAndSwap(most, int64(d)); {
+		most = to.Load()
 	}
 }
 
