@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -76,13 +77,22 @@ func newFleet(t *testing.T, store ruleset.Store, binaries ...string) *fleet {
 	return f
 }
 
-// each does something with all sidecars at the same time.
+// each does something with all sidecars at the same time. What is fatal to one is
+// to the test.
 func (f *fleet) each(do func(*sidecar)) {
+	f.t.Helper()
 	var all sync.WaitGroup
+	var done atomic.Int64
 	for _, s := range f.sidecars {
-		all.Go(func() { do(s) })
+		all.Go(func() {
+			do(s)
+			done.Add(1)
+		})
 	}
 	all.Wait()
+	if int(done.Load()) < len(f.sidecars) {
+		f.t.FailNow()
+	}
 }
 
 // rules have users held to limits: small and large by shares while Redis does

@@ -38,7 +38,7 @@ type load struct {
 	// cut requests got no answer: the sidecar was killed.
 	cut atomic.Int64
 	// other statuses are a defect.
-	other   atomic.Int64
+	other atomic.Int64
 	// longest answer, and by how much this process was woken too late: what the
 	// machine alone adds. Nanoseconds.
 	longest, stall atomic.Int64

@@ -33,7 +33,6 @@ type sidecar struct {
 	application uint16
 	// entrance is where requests for the application are accepted.
 	entrance atomic.Pointer[string]
-	arrived  int64 // bytes of the log when it was last started
 	process  *child.Process
 }
 
@@ -90,7 +89,11 @@ func (s *sidecar) try() error {
 }
 
 // kill ends it as a crash does.
-func (s *sidecar) kill() { s.process.Kill() }
+func (s *sidecar) kill() {
+	if s.process != nil {
+		s.process.Kill()
+	}
+}
 
 // stop ends it as the kubelet does.
 func (s *sidecar) stop() error {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"sync/atomic"
 	"text/tabwriter"
 	"time"
 
@@ -28,14 +29,18 @@ func (t *table) add(name string, l *load, v judge.Verdict) {
 	defer t.mu.Unlock()
 	t.rows = append(t.rows, fmt.Sprintf("%s\t%d\t%d\t%d\t%d\t%d\t%d\t%s\t%s\t%v\t%v\t%d\t", name, l.asked.Load(),
 		v.Admitted[audit.Redis], v.Admitted[audit.Lease], v.Admitted[audit.Share], l.limited.Load(), l.unavailable.Load(),
-		share(v.Fullest), share(v.FullestExcused), time.Duration(l.longest.Load()).Round(time.Millisecond), time.Duration(l.stall.Load()).Round(time.Millisecond), len(v.Violations)))
+		share(v.Fullest), share(v.FullestExcused), millis(&l.longest), millis(&l.stall), len(v.Violations)))
 }
 
 func (t *table) print(to io.Writer) {
 	if len(t.rows) == 0 {
 		return
 	}
-	_, _ = fmt.Fprintf(to, "\n%d sidecars, store timeout %v. Admissions are a quota's. Around outages and losses of Redis's a window may hold more than the limit: see docs/limiter.md. A stall is of this machine.\n", sidecars, storeTimeout)
+	_, _ = fmt.Fprintf(to, `
+%d sidecars, store timeout %v. Admissions are counted once for each limit. Around an
+outage or a loss of Redis's a window may hold more than the limit: docs/limiter.md.
+A stall is how long this machine kept a process of ours that had something to do.
+`, sidecars, storeTimeout)
 	w := tabwriter.NewWriter(to, 0, 0, 2, ' ', tabwriter.AlignRight)
 	_, _ = fmt.Fprintln(w, "fault\tasked\tby Redis\tleases\tshares\t429\t503\tfullest\taround outage\tlongest answer\tlongest stall\tover\t")
 	for _, row := range t.rows {
@@ -43,3 +48,5 @@ func (t *table) print(to io.Writer) {
 	}
 	_ = w.Flush()
 }
+
+func millis(d *atomic.Int64) time.Duration { return time.Duration(d.Load()).Round(time.Millisecond) }
