@@ -325,8 +325,8 @@ func wire(ctx context.Context, mgr ctrl.Manager, direct client.Client, keeper *c
 		ImagePullPolicy:   corev1.PullPolicy(o.sidecarImagePullPolicy),
 		Resources:         injection.DefaultResources(),
 		OperatorNamespace: o.namespace,
-	}, func(namespace string, policies []v1alpha1.RateLimitPolicy, podLabels map[string]string) *ruleset.Ruleset {
-		return rulesets.Stamped(namespace, policies, podLabels, ctrl.Log.WithName("injection"))
+	}, func(ctx context.Context, namespace string, podLabels map[string]string) (*ruleset.Ruleset, error) {
+		return rulesets.Stamped(ctx, namespace, podLabels, ctrl.Log.WithName("injection"))
 	}); err != nil {
 		return err
 	}

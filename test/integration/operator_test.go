@@ -129,6 +129,36 @@ func (r *replica) start() {
 	})
 }
 
+// stamped is what injection stamps into a pod with these labels, once this
+// replica knows the namespace's policies as they are now.
+func (r *replica) stamped(namespace string, podLabels map[string]string) *ruleset.Ruleset {
+	GinkgoHelper()
+	selected := func(reader client.Reader) (versions []string) {
+		policies := &v1alpha1.RateLimitPolicyList{}
+		Expect(reader.List(ctx, policies, client.InNamespace(namespace))).To(Succeed())
+		for i := range policies.Items {
+			selector, err := programming.NewSelector(&policies.Items[i])
+			Expect(err).NotTo(HaveOccurred())
+			if selector.Selects(podLabels, true) {
+				versions = append(versions, fmt.Sprintf("%s %d", policies.Items[i].UID, policies.Items[i].Generation))
+			}
+		}
+		return versions
+	}
+	var stamped *ruleset.Ruleset
+	Eventually(func(g Gomega) {
+		var err error
+		stamped, err = r.rulesets.Stamped(ctx, namespace, podLabels, GinkgoLogr)
+		g.Expect(err).NotTo(HaveOccurred())
+		var versions []string
+		for i := range stamped.Policies {
+			versions = append(versions, fmt.Sprintf("%s %d", stamped.Policies[i].UID, stamped.Policies[i].Generation))
+		}
+		g.Expect(versions).To(ConsistOf(selected(k8sClient)))
+	}).Should(Succeed())
+	return stamped
+}
+
 // client verifies the replica as a sidecar does.
 func (r *replica) client() *http.Client {
 	roots := x509.NewCertPool()
@@ -341,7 +371,7 @@ var _ = Describe("the operator", Ordered, func() {
 		traced.Tracing = &ruleset.Tracing{Endpoint: "http://collector:4318", Ratio: 0.25}
 		leader.rulesets.Configure(traced)
 		Eventually(tracing).Should(Equal(traced.Tracing))
-		Expect(leader.rulesets.Stamped(namespace, nil, web, GinkgoLogr).Tracing).To(BeNil())
+		Expect(leader.stamped(namespace, web).Tracing).To(BeNil())
 		leader.rulesets.Configure(settings)
 		Eventually(tracing).Should(BeNil())
 	})
