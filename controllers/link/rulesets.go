@@ -11,6 +11,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/types"
 	toolscache "k8s.io/client-go/tools/cache"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
@@ -248,10 +249,12 @@ func (r *Rulesets) watch(ctx context.Context, informers cache.Informers, forget 
 	return nil
 }
 
-// policyUpdated is told of status writes too, which change no Ruleset.
+// policyUpdated is told of status writes too, of which only grants and resets
+// change a Ruleset.
 func (r *Rulesets) policyUpdated(before, after any) {
-	old, current := before.(client.Object), after.(client.Object)
-	if old.GetUID() != current.GetUID() || old.GetGeneration() != current.GetGeneration() ||
+	old, current := before.(*v1alpha1.RateLimitPolicy), after.(*v1alpha1.RateLimitPolicy)
+	if !equality.Semantic.DeepEqual(old.Status.Grants, current.Status.Grants) ||
+		!equality.Semantic.DeepEqual(old.Status.Resets, current.Status.Resets) || old.GetUID() != current.GetUID() || old.GetGeneration() != current.GetGeneration() ||
 		(old.GetDeletionTimestamp() == nil) != (current.GetDeletionTimestamp() == nil) {
 		r.touch(current.GetNamespace())
 	}

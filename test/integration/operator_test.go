@@ -20,6 +20,7 @@ import (
 	eventsv1 "k8s.io/api/events/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
 	authenticationv1 "k8s.io/client-go/kubernetes/typed/authentication/v1"
 	"k8s.io/utils/clock"
 	"k8s.io/utils/ptr"
@@ -34,6 +35,7 @@ import (
 	"github.com/weir-dev/weir/controllers/certs"
 	"github.com/weir-dev/weir/controllers/link"
 	"github.com/weir-dev/weir/controllers/programming"
+	"github.com/weir-dev/weir/controllers/usage"
 	"github.com/weir-dev/weir/sidecar/limiter"
 	"github.com/weir-dev/weir/sidecar/ruleset"
 	"github.com/weir-dev/weir/test/redistest"
@@ -83,8 +85,13 @@ func newReplica(keeper *certs.Keeper, namespace string, now func() time.Time) *r
 		Rulesets:         r.rulesets,
 		Acknowledgements: r.acknowledgements,
 		Operator:         link.ServiceAccountUser(namespace, "default"),
-		Registerer:       prometheus.NewRegistry(),
-		Logger:           GinkgoLogr,
+		Usage: usage.New(usage.Options{
+			Client: mgr.GetClient(), API: kubernetes.NewForConfigOrDie(cfg), Recorder: mgr.GetEventRecorder("weir-usage"),
+			Store: func() *ruleset.Store { return r.rulesets.Settings().Store }, Logger: GinkgoLogr,
+		}),
+		UsagePrefix: usage.Prefix,
+		Registerer:  prometheus.NewRegistry(),
+		Logger:      GinkgoLogr,
 	})
 	Expect(err).NotTo(HaveOccurred())
 	Expect(mgr.Add(r.authorities)).To(Succeed())
@@ -538,6 +545,20 @@ func (r *replica) peek(token string) int {
 	Expect(err).NotTo(HaveOccurred())
 	defer func() { _ = response.Body.Close() }()
 	return response.StatusCode
+}
+
+// notesAbout are those of the events on an object.
+func notesAbout(object client.Object) []string {
+	GinkgoHelper()
+	list := &eventsv1.EventList{}
+	Expect(k8sClient.List(ctx, list, client.InNamespace(object.GetNamespace()))).To(Succeed())
+	var found []string
+	for _, event := range list.Items {
+		if event.Regarding.UID == object.GetUID() {
+			found = append(found, event.Note)
+		}
+	}
+	return found
 }
 
 // eventsAbout lists "Type Reason" of the events on an object.
