@@ -42,6 +42,7 @@ import (
 	"github.com/weir-dev/weir/controllers/link"
 	"github.com/weir-dev/weir/controllers/manifests"
 	"github.com/weir-dev/weir/controllers/store"
+	"github.com/weir-dev/weir/controllers/usage"
 	"github.com/weir-dev/weir/sidecar/ruleset"
 	"github.com/weir-dev/weir/tracing"
 )
@@ -278,6 +279,10 @@ func wire(ctx context.Context, mgr ctrl.Manager, direct client.Client, keeper *c
 	settings.CABundle, settings.Rulesets, settings.Logger = keeper.CABundle, rulesets, ctrl.Log.WithName("settings")
 	settings.Refresh()
 
+	people := usage.New(usage.Options{
+		Client: mgr.GetClient(), API: reviewer, Recorder: mgr.GetEventRecorder("weir-usage"),
+		Store: func() *ruleset.Store { return rulesets.Settings().Store }, Logger: ctrl.Log.WithName("usage"),
+	})
 	server, err := link.New(link.Options{
 		Address:          ":" + strconv.Itoa(o.linkPort),
 		TLS:              &tls.Config{GetCertificate: keeper.GetCertificate, MinVersion: tls.VersionTLS13},
@@ -287,6 +292,8 @@ func wire(ctx context.Context, mgr ctrl.Manager, direct client.Client, keeper *c
 		Acknowledgements: acknowledgements,
 		Operator:         link.ServiceAccountUser(o.namespace, o.serviceAccount),
 		Registerer:       metrics.Registry,
+		Usage:            people,
+		UsagePrefix:      usage.Prefix,
 		Logger:           ctrl.Log.WithName("link"),
 	})
 	if err != nil {
@@ -325,8 +332,8 @@ func wire(ctx context.Context, mgr ctrl.Manager, direct client.Client, keeper *c
 		ImagePullPolicy:   corev1.PullPolicy(o.sidecarImagePullPolicy),
 		Resources:         injection.DefaultResources(),
 		OperatorNamespace: o.namespace,
-	}, func(namespace string, policies []v1alpha1.RateLimitPolicy, podLabels map[string]string) *ruleset.Ruleset {
-		return rulesets.Stamped(namespace, policies, podLabels, ctrl.Log.WithName("injection"))
+	}, func(ctx context.Context, namespace string, podLabels map[string]string) (*ruleset.Ruleset, error) {
+		return rulesets.Stamped(ctx, namespace, podLabels, ctrl.Log.WithName("injection"))
 	}); err != nil {
 		return err
 	}

@@ -115,6 +115,7 @@ func (r *RateLimitPolicyReconciler) Reconcile(ctx context.Context, request recon
 	said := r.Acknowledgements.Of(namespace)
 	authority := r.Authorities.Bundle(namespace) != ""
 	running := candidates(pods.Items)
+	again := max(0, untilSettled)
 	var failures []error
 	for i := range policies.Items {
 		policy := &policies.Items[i]
@@ -122,14 +123,18 @@ func (r *RateLimitPolicyReconciler) Reconcile(ctx context.Context, request recon
 		if !judged {
 			continue // being deleted
 		}
-		failures = append(failures, r.write(ctx, observed{
+		seen := observed{
 			policy: policy, verdict: verdict, pods: selectPods(policy, running), said: said, authority: authority, trusted: trusted, now: now,
-		}))
+		}
+		if ending := seen.ending(); ending > 0 && (again == 0 || ending < again) {
+			again = ending
+		}
+		failures = append(failures, r.write(ctx, seen))
 	}
 	if err := errors.Join(failures...); err != nil {
 		return reconcile.Result{}, err
 	}
-	return reconcile.Result{RequeueAfter: max(0, untilSettled)}, nil
+	return reconcile.Result{RequeueAfter: again}, nil
 }
 
 // write puts a policy's status right when it is not. The watch on policies

@@ -91,6 +91,8 @@ func decide(o observed) v1alpha1.RateLimitPolicyStatus {
 			Degraded:  o.degradedPods(counted),
 			Summary:   fmt.Sprintf("%d/%d", counted.enforcing, len(o.pods)),
 		},
+		Grants:     o.grants(),
+		Resets:     o.resets(),
 		Conditions: slices.Clone(o.policy.Status.Conditions),
 	}
 	accepted := o.accepted()

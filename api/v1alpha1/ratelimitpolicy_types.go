@@ -518,12 +518,75 @@ type RateLimitPolicyStatus struct {
 	// +optional
 	Pods *PodCounts `json:"pods,omitempty"`
 
+	// grants are callers with more quota than the policy gives them, for a time.
+	// The operator's usage API makes them, and they are taken out at their end.
+	// +optional
+	// +listType=map
+	// +listMapKey=identity
+	// +kubebuilder:validation:MaxItems=64
+	Grants []Grant `json:"grants,omitempty"`
+
+	// resets are callers whose windows the usage API emptied a moment ago.
+	// +optional
+	// +listType=map
+	// +listMapKey=identity
+	// +kubebuilder:validation:MaxItems=64
+	Resets []Reset `json:"resets,omitempty"`
+
 	// conditions are Accepted, Programmed, Ready and Degraded.
 	// +optional
 	// +listType=map
 	// +listMapKey=type
 	// +kubebuilder:validation:MaxItems=8
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
+}
+
+// Bounds.
+const (
+	// MaxRequests is the largest limit.
+	MaxRequests = 1_000_000_000
+	MaxGrants   = 64
+	MaxResets   = 64
+)
+
+// Grant gives one caller more quota until a time.
+type Grant struct {
+	// identity of the caller, as the policy's sources name it; empty: all unnamed
+	// callers together.
+	// +required
+	// +kubebuilder:validation:MaxLength=1024
+	Identity string `json:"identity"`
+	// requests more, in each window of the policy's limits.
+	// +required
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=1000000000
+	Requests int32 `json:"requests"`
+	// until when.
+	// +required
+	Until metav1.Time `json:"until"`
+	// by is the user that granted it.
+	// +optional
+	// +kubebuilder:validation:MaxLength=253
+	By string `json:"by,omitempty"`
+	// reason that the user gave.
+	// +optional
+	// +kubebuilder:validation:MaxLength=200
+	Reason string `json:"reason,omitempty"`
+}
+
+// Reset says that the windows of one caller were emptied.
+type Reset struct {
+	// identity of the caller; empty: all unnamed callers together.
+	// +required
+	// +kubebuilder:validation:MaxLength=1024
+	Identity string `json:"identity"`
+	// at when; it is forgotten half a minute later.
+	// +required
+	At metav1.Time `json:"at"`
+	// by is the user that did it.
+	// +optional
+	// +kubebuilder:validation:MaxLength=253
+	By string `json:"by,omitempty"`
 }
 
 // PodCounts counts pods.

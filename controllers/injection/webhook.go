@@ -24,17 +24,16 @@ import (
 // WebhookPath is where the API server asks for the mutation of pods.
 const WebhookPath = "/mutate-v1-pod"
 
-// Compile makes the Ruleset of a pod with these labels from the policies of
-// its namespace.
-type Compile func(namespace string, policies []v1alpha1.RateLimitPolicy, podLabels map[string]string) *ruleset.Ruleset
+// Compile makes the Ruleset that a pod with these labels begins with. It is only
+// read.
+type Compile func(ctx context.Context, namespace string, podLabels map[string]string) (*ruleset.Ruleset, error)
 
 // +kubebuilder:rbac:groups="",resources=namespaces,verbs=get;list;watch
-// +kubebuilder:rbac:groups=weir.dev,resources=ratelimitpolicies,verbs=list;watch
 // +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
 
 // Handler is the admission webhook of pods.
 type Handler struct {
-	// Reader reads namespaces and policies from the cache.
+	// Reader reads namespaces from the cache.
 	Reader client.Reader
 	// LiveReader reads a namespace that the cache does not know to be enabled.
 	LiveReader client.Reader
@@ -48,10 +47,8 @@ type Handler struct {
 // SetupWithManager registers the webhook with the manager's server.
 func SetupWithManager(ctx context.Context, mgr ctrl.Manager, config Config, compile Compile) error {
 	// Watched from the start, so that no admission waits for the first listing.
-	for _, object := range []client.Object{&corev1.Namespace{}, &v1alpha1.RateLimitPolicy{}} {
-		if _, err := mgr.GetCache().GetInformer(ctx, object, cache.BlockUntilSynced(false)); err != nil {
-			return fmt.Errorf("watching what injection reads (%T): %w", object, err)
-		}
+	if _, err := mgr.GetCache().GetInformer(ctx, &corev1.Namespace{}, cache.BlockUntilSynced(false)); err != nil {
+		return fmt.Errorf("watching namespaces: %w", err)
 	}
 	mgr.GetWebhookServer().Register(WebhookPath, &webhook.Admission{Handler: &Handler{
 		Reader:     mgr.GetClient(),
@@ -95,11 +92,11 @@ func (h *Handler) Handle(ctx context.Context, request admission.Request) admissi
 	}
 
 	// The pods of a ReplicaSet or Job have no namespace of their own yet.
-	policies := &v1alpha1.RateLimitPolicyList{}
-	if err := h.Reader.List(ctx, policies, client.InNamespace(request.Namespace)); err != nil {
-		return admission.Errored(http.StatusInternalServerError, fmt.Errorf("listing the RateLimitPolicies of namespace %s: %w", request.Namespace, err))
+	rules, err := h.Compile(ctx, request.Namespace, pod.Labels)
+	if err != nil {
+		return admission.Errored(http.StatusInternalServerError, err)
 	}
-	injected, notices, err := Inject(pod, h.Config, h.Compile(request.Namespace, policies.Items, pod.Labels))
+	injected, notices, err := Inject(pod, h.Config, rules)
 	if refusal, ok := errors.AsType[*Refusal](err); ok {
 		events.refused(refusal)
 		return admission.Denied(refusal.Sentence)

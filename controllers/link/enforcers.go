@@ -29,9 +29,8 @@ func enforces(pod *corev1.Pod) bool {
 }
 
 // enforcers counts the sidecars that enforce each policy of a namespace which
-// divides its limits among them, coarsely: see programming.Coarse. more are about
-// to be.
-func (r *Rulesets) enforcers(ctx context.Context, namespace string, policies []v1alpha1.RateLimitPolicy, more int64) (map[string]int64, error) {
+// divides its limits among them.
+func (r *Rulesets) enforcers(ctx context.Context, namespace string, policies []v1alpha1.RateLimitPolicy) (map[string]int64, error) {
 	selectors := map[string]programming.Selector{}
 	for i := range policies {
 		if !programming.Shares(&policies[i]) {
@@ -50,6 +49,9 @@ func (r *Rulesets) enforcers(ctx context.Context, namespace string, policies []v
 		return nil, fmt.Errorf("listing the pods of namespace %s: %w", namespace, err)
 	}
 	counts := make(map[string]int64, len(selectors))
+	for name := range selectors {
+		counts[name] = 0
+	}
 	for i := range pods.Items {
 		if !enforces(&pods.Items[i]) {
 			continue
@@ -60,10 +62,16 @@ func (r *Rulesets) enforcers(ctx context.Context, namespace string, policies []v
 			}
 		}
 	}
-	for name := range selectors {
-		counts[name] = programming.Coarse(max(counts[name]+more, 1)) // who asks is one
-	}
 	return counts, nil
+}
+
+// coarse rounds counts of sidecars, with more of each: see programming.Coarse.
+func coarse(counts map[string]int64, more int64) map[string]int64 {
+	rounded := make(map[string]int64, len(counts))
+	for name, count := range counts {
+		rounded[name] = programming.Coarse(max(count+more, 1)) // who asks is one
+	}
+	return rounded
 }
 
 // recount has the sidecars of a namespace counted soon.
@@ -90,9 +98,9 @@ func (r *Rulesets) recounted(namespace string) {
 		return // it is counted when somebody asks
 	}
 	p.mu.Lock()
-	policies, known := p.policies, p.enforcers
+	policies := p.policies
 	p.mu.Unlock()
-	now, err := r.enforcers(context.Background(), namespace, policies, 0)
+	now, err := r.enforcers(context.Background(), namespace, policies)
 	if err != nil {
 		return // the cache is asked again when the next pod changes
 	}
@@ -101,7 +109,11 @@ func (r *Rulesets) recounted(namespace string) {
 		r.counted[namespace] = max(r.counted[namespace], n)
 	}
 	r.mu.Unlock()
-	if !maps.Equal(now, known) {
+	p.mu.Lock()
+	another := !maps.Equal(coarse(now, 0), coarse(p.enforcers, 0))
+	p.enforcers, p.stamps = now, stamps{}
+	p.mu.Unlock()
+	if another {
 		r.touch(namespace)
 	}
 }

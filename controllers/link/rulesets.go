@@ -11,6 +11,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/types"
 	toolscache "k8s.io/client-go/tools/cache"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
@@ -51,6 +52,7 @@ type program struct {
 	policies  []v1alpha1.RateLimitPolicy
 	enforcers map[string]int64
 	answers   map[programming.Selection]*answer
+	stamps    stamps
 }
 
 // answer is a Ruleset as it is sent.
@@ -130,32 +132,11 @@ func (r *Rulesets) Settings() programming.Settings {
 
 // of computes a pod's Ruleset. Listen first, then call it.
 func (r *Rulesets) of(ctx context.Context, pod *corev1.Pod) (*answer, error) {
-	r.mu.Lock()
-	p := r.programs[pod.Namespace]
-	if p == nil {
-		p = &program{answers: map[programming.Selection]*answer{}}
-		r.programs[pod.Namespace] = p
+	p, err := r.program(ctx, pod.Namespace)
+	if err != nil {
+		return nil, err
 	}
-	settings := r.settings
-	r.mu.Unlock()
-
-	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.compiled == nil {
-		policies := &v1alpha1.RateLimitPolicyList{}
-		if err := r.reader.List(ctx, policies, client.InNamespace(pod.Namespace)); err != nil {
-			return nil, fmt.Errorf("listing the RateLimitPolicies of namespace %s: %w", pod.Namespace, err)
-		}
-		settings.Authorities = r.authorities.Bundle(pod.Namespace)
-		settings.Store = r.users.Of(pod.Namespace, settings.Store)
-		enforcers, err := r.enforcers(ctx, pod.Namespace, policies.Items, 0)
-		if err != nil {
-			return nil, err
-		}
-		settings.Enforcers = enforcers
-		p.policies, p.enforcers = policies.Items, enforcers
-		p.compiled = programming.Prepare(pod.Namespace, policies.Items, settings)
-	}
 	selection := p.compiled.Select(pod.Labels)
 	if known, ok := p.answers[selection]; ok {
 		return known, nil
@@ -171,6 +152,39 @@ func (r *Rulesets) of(ctx context.Context, pod *corev1.Pod) (*answer, error) {
 	}
 	p.answers[selection] = next
 	return next, nil
+}
+
+// program is a namespace's, compiled, and locked for the caller.
+func (r *Rulesets) program(ctx context.Context, namespace string) (*program, error) {
+	r.mu.Lock()
+	p := r.programs[namespace]
+	if p == nil {
+		p = &program{answers: map[programming.Selection]*answer{}}
+		r.programs[namespace] = p
+	}
+	settings := r.settings
+	r.mu.Unlock()
+
+	p.mu.Lock()
+	if p.compiled != nil {
+		return p, nil
+	}
+	policies := &v1alpha1.RateLimitPolicyList{}
+	if err := r.reader.List(ctx, policies, client.InNamespace(namespace)); err != nil {
+		p.mu.Unlock()
+		return nil, fmt.Errorf("listing the RateLimitPolicies of namespace %s: %w", namespace, err)
+	}
+	enforcers, err := r.enforcers(ctx, namespace, policies.Items)
+	if err != nil {
+		p.mu.Unlock()
+		return nil, err
+	}
+	settings.Authorities = r.authorities.Bundle(namespace)
+	settings.Store = r.users.Of(namespace, settings.Store)
+	settings.Enforcers = coarse(enforcers, 0)
+	p.policies, p.enforcers = policies.Items, enforcers
+	p.compiled = programming.Prepare(namespace, policies.Items, settings)
+	return p, nil
 }
 
 // touch forgets what was computed for a namespace and wakes its pods.
@@ -235,10 +249,12 @@ func (r *Rulesets) watch(ctx context.Context, informers cache.Informers, forget 
 	return nil
 }
 
-// policyUpdated is told of status writes too, which change no Ruleset.
+// policyUpdated is told of status writes too, of which only grants and resets
+// change a Ruleset.
 func (r *Rulesets) policyUpdated(before, after any) {
-	old, current := before.(client.Object), after.(client.Object)
-	if old.GetUID() != current.GetUID() || old.GetGeneration() != current.GetGeneration() ||
+	old, current := before.(*v1alpha1.RateLimitPolicy), after.(*v1alpha1.RateLimitPolicy)
+	if !equality.Semantic.DeepEqual(old.Status.Grants, current.Status.Grants) ||
+		!equality.Semantic.DeepEqual(old.Status.Resets, current.Status.Resets) || old.GetUID() != current.GetUID() || old.GetGeneration() != current.GetGeneration() ||
 		(old.GetDeletionTimestamp() == nil) != (current.GetDeletionTimestamp() == nil) {
 		r.touch(current.GetNamespace())
 	}

@@ -216,7 +216,10 @@ func TestEnforcersAreCountedCoarsely(t *testing.T) {
 	if n := enforcers(); n != 22 {
 		t.Errorf("21 sidecars are %d, want 22", n)
 	}
-	stamped := rulesets.Stamped("shop", cached.policies, map[string]string{"app": "web"}, logr.Discard())
+	stamped, err := rulesets.Stamped(t.Context(), "shop", map[string]string{"app": "web"}, logr.Discard())
+	if err != nil {
+		t.Fatal(err)
+	}
 	if n := stamped.Policies[0].Enforcers; n != 22 {
 		t.Errorf("a pod begins as one of %d, want 22 for 22", n)
 	}

@@ -6,7 +6,6 @@ import (
 
 	"github.com/go-logr/logr"
 
-	"github.com/weir-dev/weir/api/v1alpha1"
 	"github.com/weir-dev/weir/controllers/programming"
 	"github.com/weir-dev/weir/sidecar/ruleset"
 )
@@ -15,28 +14,49 @@ import (
 // its namespace, or one for more hosts; the API server waits 5 s for all of it.
 const stampPatience = 2 * time.Second
 
+// stamps are a namespace's Rulesets as pods begin with them.
+type stamps struct {
+	compiled *programming.Program
+	// authorities that it was compiled with.
+	authorities string
+	rulesets    map[programming.Selection]*ruleset.Ruleset
+}
+
 // Stamped is the Ruleset that a pod with these labels begins with: the one that
-// it will get here, without its Store. A program learns authorities only when it
-// starts, so one that is missing is made before. When it cannot be had in time,
-// the Ruleset has the authorities that there are, or none: what the pod cannot
-// intercept then, its sidecar reports.
-func (r *Rulesets) Stamped(namespace string, policies []v1alpha1.RateLimitPolicy, podLabels map[string]string, logger logr.Logger) *ruleset.Ruleset {
-	current := r.Settings()
-	settings := programming.Settings{Link: current.Link, HostRoots: current.HostRoots}
-	enforcers, err := r.enforcers(context.Background(), namespace, policies, 1)
-	if err != nil { // until the link tells, each of its shares is the least
-		logger.Error(err, "a pod begins without knowing how many share its limits", "namespace", namespace)
+// it will get here, without its Store. It is shared: only to be read. A program
+// learns authorities only when it starts, so one that is missing is made before.
+// When it cannot be had in time, the Ruleset has the authorities that there are,
+// or none: what the pod cannot intercept then, its sidecar reports.
+func (r *Rulesets) Stamped(ctx context.Context, namespace string, podLabels map[string]string, logger logr.Logger) (*ruleset.Ruleset, error) {
+	p, err := r.program(ctx, namespace)
+	if err != nil {
+		return nil, err
 	}
-	settings.Enforcers = enforcers
-	if domains := programming.Intercepted(policies); len(domains) > 0 {
-		ctx, cancel := context.WithTimeout(context.Background(), stampPatience)
+	domains := p.compiled.Intercepted()
+	p.mu.Unlock()
+	var authorities string
+	if len(domains) > 0 {
+		waiting, cancel := context.WithTimeout(ctx, stampPatience)
 		defer cancel()
-		bundle, err := r.authorities.For(ctx, namespace, domains)
-		if err != nil {
+		if authorities, err = r.authorities.For(waiting, namespace, domains); err != nil {
 			logger.Error(err, "a pod begins without an authority for all hosts to intercept", "namespace", namespace)
-			bundle = r.authorities.Bundle(namespace)
+			authorities = r.authorities.Bundle(namespace)
 		}
-		settings.Authorities = bundle
 	}
-	return programming.Compile(namespace, policies, podLabels, settings)
+	current := r.Settings()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.stamps.compiled == nil || p.stamps.authorities != authorities {
+		p.stamps = stamps{authorities: authorities, rulesets: map[programming.Selection]*ruleset.Ruleset{}}
+		p.stamps.compiled = programming.Prepare(namespace, p.policies, programming.Settings{
+			Link: current.Link, HostRoots: current.HostRoots, Authorities: authorities, Enforcers: coarse(p.enforcers, 1),
+		})
+	}
+	selection := p.stamps.compiled.Select(podLabels)
+	stamped := p.stamps.rulesets[selection]
+	if stamped == nil {
+		stamped = p.stamps.compiled.Ruleset(selection)
+		p.stamps.rulesets[selection] = stamped
+	}
+	return stamped, nil
 }

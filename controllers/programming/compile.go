@@ -1,6 +1,7 @@
 package programming
 
 import (
+	"slices"
 	"strings"
 	"time"
 
@@ -21,7 +22,8 @@ func compile(policy *v1alpha1.RateLimitPolicy) ruleset.Policy {
 		Sources:        sources(spec.Identity.Sources),
 		IfMissing:      ifMissing(spec.Identity.IfMissing),
 		Limits:         limits(spec.Limits),
-		Overrides:      overrides(spec.Overrides),
+		Overrides:      append(grants(policy), overrides(spec.Overrides)...),
+		Reset:          resets(policy.Status.Resets),
 		Observe:        spec.Mode == v1alpha1.ModeObserve,
 		OnStoreFailure: onStoreFailure(spec.OnStoreFailure),
 		Wait:           wait(spec.OnLimit),
@@ -172,6 +174,47 @@ func limits(declared []v1alpha1.Limit) []ruleset.Limit {
 		compiled[i] = ruleset.Limit{Requests: int64(limit.Requests), WindowMillis: limit.Window.Milliseconds()}
 	}
 	return compiled
+}
+
+// grants stand before the overrides; one of a caller that nothing limits is none.
+func grants(policy *v1alpha1.RateLimitPolicy) []ruleset.Override {
+	var compiled []ruleset.Override
+	for _, grant := range policy.Status.Grants {
+		if more := WithGrant(LimitsOf(policy, grant.Identity), &grant); len(more) > 0 {
+			compiled = append(compiled, ruleset.Override{
+				Identities: []string{grant.Identity}, Limits: limits(more), UntilMillis: grant.Until.UnixMilli(),
+			})
+		}
+	}
+	return compiled
+}
+
+// LimitsOf are the limits that a policy declares for a caller: of the first
+// override that names it, or its own; none: unlimited. Grants are not in them.
+func LimitsOf(policy *v1alpha1.RateLimitPolicy, identity string) []v1alpha1.Limit {
+	for i := range policy.Spec.Overrides {
+		if slices.Contains(policy.Spec.Overrides[i].Identities, identity) {
+			return policy.Spec.Overrides[i].Limits
+		}
+	}
+	return policy.Spec.Limits
+}
+
+// WithGrant are limits with what is granted.
+func WithGrant(limits []v1alpha1.Limit, grant *v1alpha1.Grant) []v1alpha1.Limit {
+	more := slices.Clone(limits)
+	for i := range more {
+		more[i].Requests = min(more[i].Requests+grant.Requests, v1alpha1.MaxRequests)
+	}
+	return more
+}
+
+func resets(declared []v1alpha1.Reset) []string {
+	var identities []string
+	for i := range declared {
+		identities = append(identities, declared[i].Identity)
+	}
+	return identities
 }
 
 func overrides(declared []v1alpha1.Override) []ruleset.Override {

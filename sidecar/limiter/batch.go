@@ -195,7 +195,9 @@ func (s *script) add(c *command) {
 }
 
 // silent reports whether the script has no reply to the command.
-func (c *command) silent() bool { return c.verb == verbSettle || c.verb == verbNote }
+func (c *command) silent() bool {
+	return c.verb == verbSettle || c.verb == verbNote || c.verb == verbReset
+}
 
 // numbers of the script's reply that are the command's.
 func (c *command) numbers() int {

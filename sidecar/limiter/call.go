@@ -24,6 +24,7 @@ const (
 	verbGive   = "give"
 	verbSettle = "settle"
 	verbNote   = "note"
+	verbReset  = "reset"
 )
 
 // giveLength is how long a take may be given back that several nodes of a Redis

@@ -87,7 +87,7 @@ func TestLeasesAreNeverOver(t *testing.T) {
 		}
 		for range rapid.IntRange(1, 60).Draw(rt, "steps") {
 			sidecar := rapid.IntRange(0, 2).Draw(rt, "sidecar")
-			switch rapid.IntRange(0, 9).Draw(rt, "what") {
+			switch rapid.IntRange(0, 10).Draw(rt, "what") {
 			case 0: // killed
 				f.limiters[sidecar].backend.memory.forget()
 			case 1:
@@ -105,7 +105,12 @@ func TestLeasesAreNeverOver(t *testing.T) {
 						break
 					}
 				}
-			case 6:
+			case 6: // from here on nothing was taken
+				if err := f.limiters[sidecar].Reset(t.Context(), take); err != nil {
+					rt.Fatalf("resetting: %v", err)
+				}
+				f.admitted = nil
+			case 7:
 				take.Cost = rapid.Int64Range(1, 3).Draw(rt, "cost")
 			default:
 				for range rapid.IntRange(1, 80).Draw(rt, "takes") {

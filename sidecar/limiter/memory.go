@@ -319,6 +319,23 @@ func (m *memory) later(settle *command) {
 	}
 }
 
+// forgetCallers forgets what is known of some callers of a service. Their leases are settled.
+func (m *memory) forgetCallers(namespace, service string, identities []string) {
+	for i := range m.shards {
+		s := &m.shards[i]
+		s.mu.Lock()
+		for hash, e := range s.entries {
+			if slices.ContainsFunc(e.takes, func(t Take) bool {
+				return t.Namespace == namespace && t.Service == service && slices.Contains(identities, t.Identity)
+			}) {
+				m.later(m.end(e, m.now()))
+				delete(s.entries, hash)
+			}
+		}
+		s.mu.Unlock()
+	}
+}
+
 // sweep forgets what is over, and returns the leases to settle: those that have
 // ended or been used up, or all.
 func (m *memory) sweep(all bool) []*command {

@@ -22,10 +22,12 @@
 --           remembered. Each pair: units that were admitted while this server did
 --           not decide, and how many microseconds ago. They count whatever the
 --           limit is.
+--   reset   0 and some length: takes out what was taken until now. What leases
+--           hold stays, and with them what else is in the slice of now.
 -- KEYS: each command's logs; where it has a length, each followed by a hash of
 -- the leases of that log, or of what was noted in it.
 --
--- Replies with integers: the time; then for each command but settle and note 1
+-- Replies with integers: the time; then for each command but settle, note and reset 1
 -- when admitted (of peek and give: when a take would be), else 0; the takes of
 -- the lease; then for each of its logs the units remaining, the microseconds
 -- until more remain, and those until the limit alone admits the cost (-1: never);
@@ -472,6 +474,30 @@ local function note(key, length, uses)
   redis.call('PEXPIRE', key.leases, lifetime(2 * length))
 end
 
+-- reset empties a log but for what leases hold, which is in slices that end later.
+local function reset(key)
+  if log(key) == exact or redis.call('HLEN', key.leases) == 0 then
+    redis.call('DEL', key.name)
+    return
+  end
+  sliced.read(key)
+  local current = slice_of(key, key.time)
+  trim(key)
+  while key.count > 0 and key.first < current do
+    key.count = key.count - weight(key.ring, key.first)
+    set_weight(key, key.first, 0)
+    key.first = key.first + 1
+    while key.count > 0 and weight(key.ring, key.first) == 0 do
+      key.first = key.first + 1
+    end
+  end
+  if key.count == 0 then
+    redis.call('DEL', key.name)
+  else
+    set_head(key)
+  end
+end
+
 local at, names = 2, 0
 
 -- numbers reads so many arguments.
@@ -510,6 +536,10 @@ while ARGV[at] do
   elseif verb == 'note' then
     for _, key in ipairs(keys) do
       note(key, length, uses)
+    end
+  elseif verb == 'reset' then
+    for _, key in ipairs(keys) do
+      reset(key)
     end
   else
     decide(verb, keys, number, length)

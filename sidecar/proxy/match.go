@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -52,6 +53,7 @@ type policy struct {
 	// stripped are the names of headers that its sources strip.
 	stripped  []string
 	overrides map[string][]ruleset.Limit
+	grants    map[string]*ruleset.Override
 	counters  [decisions]prometheus.Counter
 	unseen    prometheus.Counter
 	// Of a policy that holds requests: those in its lines, how long they
@@ -65,6 +67,9 @@ func (p *policy) count(d decision) { p.counters[d].Inc() }
 
 // limitsFor is ruleset.Policy.LimitsFor without walking the overrides.
 func (p *policy) limitsFor(identity string) []ruleset.Limit {
+	if grant := p.grants[identity]; grant != nil && grant.Holds(time.Now()) {
+		return grant.Limits
+	}
 	if limits, ok := p.overrides[identity]; ok {
 		return limits
 	}
@@ -102,7 +107,7 @@ func compile(rs *ruleset.Ruleset) (*table, error) {
 }
 
 func compilePolicy(namespace string, rp *ruleset.Policy) (*policy, error) {
-	p := &policy{Policy: rp, fullName: namespace + "/" + rp.Name, overrides: map[string][]ruleset.Limit{}}
+	p := &policy{Policy: rp, fullName: namespace + "/" + rp.Name, overrides: map[string][]ruleset.Limit{}, grants: map[string]*ruleset.Override{}}
 	if err := checkPolicy(namespace, rp); err != nil {
 		return nil, err
 	}
@@ -123,8 +128,13 @@ func compilePolicy(namespace string, rp *ruleset.Policy) (*policy, error) {
 			p.stripped = append(p.stripped, compiled.header)
 		}
 	}
-	for _, o := range rp.Overrides {
+	for i := range rp.Overrides {
+		o := &rp.Overrides[i]
 		for _, identity := range o.Identities {
+			if o.UntilMillis != 0 {
+				p.grants[identity] = o
+				continue
+			}
 			if _, named := p.overrides[identity]; !named { // the first that names it holds
 				p.overrides[identity] = o.Limits
 			}

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 
@@ -284,7 +285,7 @@ func TestLimitsFor(t *testing.T) {
 			t.Fatal(err)
 		}
 		who := identity.Draw(t, "who")
-		if got, want := compiled.limitsFor(who), p.LimitsFor(who); !slices.Equal(got, want) {
+		if got, want := compiled.limitsFor(who), p.LimitsFor(who, time.Now()); !slices.Equal(got, want) {
 			t.Fatalf("limitsFor(%q) = %v, want %v", who, got, want)
 		}
 	})

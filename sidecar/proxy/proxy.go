@@ -39,6 +39,8 @@ type Taker interface {
 	// TakeLocally and RemainingLocally decide without the store.
 	TakeLocally([]limiter.Take, []limiter.Quota) (limiter.Decision, error)
 	RemainingLocally([]limiter.Take) (limiter.Decision, error)
+	// Forget what is remembered of some callers of a service.
+	Forget(namespace, service string, identities []string)
 }
 
 // Config is what a Proxy needs of its surroundings.
@@ -122,6 +124,11 @@ func (p *Proxy) Apply(rs *ruleset.Ruleset) error {
 	defer p.apply.Unlock()
 	p.metrics.follow(p.table.Load(), next)
 	p.table.Store(next)
+	for _, policy := range next.policies {
+		if len(policy.Reset) > 0 {
+			p.taker.Forget(rs.Namespace, policy.Service, policy.Reset)
+		}
+	}
 	p.lines.wake()
 	return nil
 }

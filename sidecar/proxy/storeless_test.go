@@ -21,6 +21,8 @@ func (shareless) RemainingLocally([]limiter.Take) (limiter.Decision, error) {
 	return shareless{}.TakeLocally(nil, nil)
 }
 
+func (shareless) Forget(string, string, []string) {}
+
 // locally has a policy go on with one of so many shares.
 func locally(enforcers int64) func(*ruleset.Policy) {
 	return func(p *ruleset.Policy) {

@@ -83,12 +83,15 @@ type Policy struct {
 	Service   string    `json:"service"`
 	Direction Direction `json:"direction"`
 	// Hosts are lower case, "*.example.com" for any subdomain; empty: any.
-	Hosts          []string       `json:"hosts,omitempty"`
-	Match          []Match        `json:"match,omitempty"`
-	Sources        []Source       `json:"sources"`
-	IfMissing      IfMissing      `json:"ifMissing"`
-	Limits         []Limit        `json:"limits"`
-	Overrides      []Override     `json:"overrides,omitempty"`
+	Hosts     []string   `json:"hosts,omitempty"`
+	Match     []Match    `json:"match,omitempty"`
+	Sources   []Source   `json:"sources"`
+	IfMissing IfMissing  `json:"ifMissing"`
+	Limits    []Limit    `json:"limits"`
+	Overrides []Override `json:"overrides,omitempty"`
+	// Reset are callers whose windows were emptied a moment ago: what a sidecar
+	// remembers of them holds no more.
+	Reset          []string       `json:"reset,omitempty"`
 	Observe        bool           `json:"observe,omitempty"`
 	OnStoreFailure OnStoreFailure `json:"onStoreFailure"`
 	// Enforcers are the sidecars that enforce the policy, rounded up; 0: not
@@ -222,12 +225,23 @@ func (l Limit) Window() time.Duration { return time.Duration(l.WindowMillis) * t
 type Override struct {
 	Identities []string `json:"identities"`
 	Limits     []Limit  `json:"limits,omitempty"`
+	// UntilMillis of Unix time it holds, by the sidecar's clock: it is a grant,
+	// and stands before what is not. 0: always.
+	UntilMillis int64 `json:"untilMillis,omitempty"`
 }
 
-// LimitsFor returns the limits that hold for an identity: the first override
-// that names it, or the policy's own. An empty result means unlimited.
-func (p *Policy) LimitsFor(identity string) []Limit {
+// Holds says whether an override does at a time.
+func (o *Override) Holds(now time.Time) bool {
+	return o.UntilMillis == 0 || now.UnixMilli() < o.UntilMillis
+}
+
+// LimitsFor returns the limits that hold for an identity at a time: the first
+// override that names it, or the policy's own. An empty result means unlimited.
+func (p *Policy) LimitsFor(identity string, now time.Time) []Limit {
 	for _, o := range p.Overrides {
+		if !o.Holds(now) {
+			continue
+		}
 		for _, i := range o.Identities {
 			if i == identity {
 				return o.Limits

@@ -24,7 +24,7 @@ const (
 )
 
 // typed are the pages whose commands are run.
-var typed = []string{"quickstart.md", "troubleshooting.md", "operations.md", "recipes/*.md"}
+var typed = []string{"quickstart.md", "troubleshooting.md", "operations.md", "usage.md", "recipes/*.md"}
 
 func TestPages(t *testing.T) {
 	bin := kubectl(t)

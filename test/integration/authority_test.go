@@ -130,9 +130,7 @@ var _ = Describe("interception", Ordered, func() {
 	// stamped is what injection stamps into a pod now.
 	stamped := func(on *replica, namespace string) *ruleset.Ruleset {
 		GinkgoHelper()
-		policies := &v1alpha1.RateLimitPolicyList{}
-		Expect(k8sClient.List(ctx, policies, client.InNamespace(namespace))).To(Succeed())
-		return on.rulesets.Stamped(namespace, policies.Items, web, GinkgoLogr)
+		return on.stamped(namespace, web)
 	}
 
 	It("has an authority while a policy asks for it, and tells every sidecar", func() {

@@ -187,12 +187,16 @@ func runInjection(port int, keeper *certs.Keeper, adjust func(*ruleset.Ruleset))
 		}),
 	})
 	Expect(err).NotTo(HaveOccurred())
-	compile := func(namespace string, policies []v1alpha1.RateLimitPolicy, podLabels map[string]string) *ruleset.Ruleset {
-		rs := programming.Compile(namespace, policies, podLabels, programming.Settings{
+	compile := func(ctx context.Context, namespace string, podLabels map[string]string) (*ruleset.Ruleset, error) {
+		policies := &v1alpha1.RateLimitPolicyList{}
+		if err := mgr.GetClient().List(ctx, policies, client.InNamespace(namespace)); err != nil {
+			return nil, err
+		}
+		rs := programming.Compile(namespace, policies.Items, podLabels, programming.Settings{
 			Link: ruleset.Link{Address: "weir-link:9443", CABundle: string(keeper.CABundle())},
 		})
 		adjust(rs)
-		return rs
+		return rs, nil
 	}
 	config := injection.Config{Image: "weir-sidecar:test", Resources: injection.DefaultResources(), OperatorNamespace: "weir-system"}
 	Expect(injection.SetupWithManager(ctx, mgr, config, compile)).To(Succeed())

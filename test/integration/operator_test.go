@@ -20,6 +20,7 @@ import (
 	eventsv1 "k8s.io/api/events/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
 	authenticationv1 "k8s.io/client-go/kubernetes/typed/authentication/v1"
 	"k8s.io/utils/clock"
 	"k8s.io/utils/ptr"
@@ -34,6 +35,7 @@ import (
 	"github.com/weir-dev/weir/controllers/certs"
 	"github.com/weir-dev/weir/controllers/link"
 	"github.com/weir-dev/weir/controllers/programming"
+	"github.com/weir-dev/weir/controllers/usage"
 	"github.com/weir-dev/weir/sidecar/limiter"
 	"github.com/weir-dev/weir/sidecar/ruleset"
 	"github.com/weir-dev/weir/test/redistest"
@@ -83,8 +85,13 @@ func newReplica(keeper *certs.Keeper, namespace string, now func() time.Time) *r
 		Rulesets:         r.rulesets,
 		Acknowledgements: r.acknowledgements,
 		Operator:         link.ServiceAccountUser(namespace, "default"),
-		Registerer:       prometheus.NewRegistry(),
-		Logger:           GinkgoLogr,
+		Usage: usage.New(usage.Options{
+			Client: mgr.GetClient(), API: kubernetes.NewForConfigOrDie(cfg), Recorder: mgr.GetEventRecorder("weir-usage"),
+			Store: func() *ruleset.Store { return r.rulesets.Settings().Store }, Logger: GinkgoLogr,
+		}),
+		UsagePrefix: usage.Prefix,
+		Registerer:  prometheus.NewRegistry(),
+		Logger:      GinkgoLogr,
 	})
 	Expect(err).NotTo(HaveOccurred())
 	Expect(mgr.Add(r.authorities)).To(Succeed())
@@ -127,6 +134,36 @@ func (r *replica) start() {
 		stop()
 		Eventually(ended).Should(Receive(BeNil()))
 	})
+}
+
+// stamped is what injection stamps into a pod with these labels, once this
+// replica knows the namespace's policies as they are now.
+func (r *replica) stamped(namespace string, podLabels map[string]string) *ruleset.Ruleset {
+	GinkgoHelper()
+	selected := func(reader client.Reader) (versions []string) {
+		policies := &v1alpha1.RateLimitPolicyList{}
+		Expect(reader.List(ctx, policies, client.InNamespace(namespace))).To(Succeed())
+		for i := range policies.Items {
+			selector, err := programming.NewSelector(&policies.Items[i])
+			Expect(err).NotTo(HaveOccurred())
+			if selector.Selects(podLabels, true) {
+				versions = append(versions, fmt.Sprintf("%s %d", policies.Items[i].UID, policies.Items[i].Generation))
+			}
+		}
+		return versions
+	}
+	var stamped *ruleset.Ruleset
+	Eventually(func(g Gomega) {
+		var err error
+		stamped, err = r.rulesets.Stamped(ctx, namespace, podLabels, GinkgoLogr)
+		g.Expect(err).NotTo(HaveOccurred())
+		var versions []string
+		for i := range stamped.Policies {
+			versions = append(versions, fmt.Sprintf("%s %d", stamped.Policies[i].UID, stamped.Policies[i].Generation))
+		}
+		g.Expect(versions).To(ConsistOf(selected(k8sClient)))
+	}).Should(Succeed())
+	return stamped
 }
 
 // client verifies the replica as a sidecar does.
@@ -341,7 +378,7 @@ var _ = Describe("the operator", Ordered, func() {
 		traced.Tracing = &ruleset.Tracing{Endpoint: "http://collector:4318", Ratio: 0.25}
 		leader.rulesets.Configure(traced)
 		Eventually(tracing).Should(Equal(traced.Tracing))
-		Expect(leader.rulesets.Stamped(namespace, nil, web, GinkgoLogr).Tracing).To(BeNil())
+		Expect(leader.stamped(namespace, web).Tracing).To(BeNil())
 		leader.rulesets.Configure(settings)
 		Eventually(tracing).Should(BeNil())
 	})
@@ -508,6 +545,20 @@ func (r *replica) peek(token string) int {
 	Expect(err).NotTo(HaveOccurred())
 	defer func() { _ = response.Body.Close() }()
 	return response.StatusCode
+}
+
+// notesAbout are those of the events on an object.
+func notesAbout(object client.Object) []string {
+	GinkgoHelper()
+	list := &eventsv1.EventList{}
+	Expect(k8sClient.List(ctx, list, client.InNamespace(object.GetNamespace()))).To(Succeed())
+	var found []string
+	for _, event := range list.Items {
+		if event.Regarding.UID == object.GetUID() {
+			found = append(found, event.Note)
+		}
+	}
+	return found
 }
 
 // eventsAbout lists "Type Reason" of the events on an object.

@@ -50,7 +50,10 @@ func deletePod(pod *corev1.Pod) {
 // bound to no pod.
 func tokenOf(namespace, account, audience string, pod *corev1.Pod) string {
 	GinkgoHelper()
-	request := &authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{Audiences: []string{audience}}}
+	request := &authenticationv1.TokenRequest{}
+	if audience != "" { // else the API server's own
+		request.Spec.Audiences = []string{audience}
+	}
 	if pod != nil {
 		request.Spec.BoundObjectRef = &authenticationv1.BoundObjectReference{APIVersion: "v1", Kind: "Pod", Name: pod.Name, UID: pod.UID}
 	}
@@ -186,6 +189,20 @@ func (s *sidecar) enforces(policy string) (requests int64, since time.Time) {
 		}
 	}
 	return 0, s.at
+}
+
+// rules of a policy as the sidecar has them now; empty ones: it has none.
+func (s *sidecar) rules(policy string) *ruleset.Policy {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.applied != nil {
+		for i := range s.applied.Policies {
+			if s.applied.Policies[i].Name == policy {
+				return &s.applied.Policies[i]
+			}
+		}
+	}
+	return &ruleset.Policy{}
 }
 
 func (s *sidecar) policies() []string {

@@ -12,7 +12,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"github.com/weir-dev/weir/api/v1alpha1"
 	"github.com/weir-dev/weir/controllers/certs"
 	"github.com/weir-dev/weir/controllers/programming"
 	"github.com/weir-dev/weir/controllers/store"
@@ -104,9 +103,7 @@ var _ = Describe("users of the store", Ordered, func() {
 	})
 
 	It("has no credential of the store in its object", func() {
-		policies := &v1alpha1.RateLimitPolicyList{}
-		Expect(k8sClient.List(ctx, policies, client.InNamespace(shop.namespace()))).To(Succeed())
-		stamped := first.rulesets.Stamped(shop.namespace(), policies.Items, nil, GinkgoLogr)
+		stamped := first.stamped(shop.namespace(), nil)
 		Expect(stamped.Policies).To(HaveLen(1))
 		encoded, err := json.Marshal(stamped)
 		Expect(err).NotTo(HaveOccurred())

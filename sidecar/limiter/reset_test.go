@@ -1,0 +1,66 @@
+package limiter
+
+import (
+	"testing"
+
+	"github.com/weir-dev/weir/test/redistest"
+)
+
+// A caller whose windows are emptied begins anew, at the sidecar that remembers
+// that it refused it as soon as that is told, and nobody else does.
+func TestReset(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	for _, limit := range []int64{5, 200} {
+		refusing, resetting := newLimiter(t, server.URL()), newLimiter(t, server.URL())
+		alice, bob := perMinute("alice", limit), perMinute("bob", limit)
+		for _, take := range []Take{alice, bob} {
+			for mustTake(t, refusing, take).Admitted {
+			}
+		}
+		if err := resetting.Reset(t.Context(), alice); err != nil {
+			t.Fatal(err)
+		}
+		if d := mustTake(t, refusing, alice); d.Admitted || !d.Remembered {
+			t.Errorf("limit %d: what was refused is not remembered: %+v", limit, d)
+		}
+		refusing.Forget("bondhu", "youtube", []string{"alice"}) // another service's
+		if d := mustTake(t, refusing, alice); d.Admitted {
+			t.Errorf("limit %d: another service's caller was forgotten", limit)
+		}
+		refusing.Forget("bondhu", "spotify", []string{"alice"})
+		// Leases that the refusing sidecar still had are settled with its next sweep,
+		// and count until then.
+		left, err := refusing.Remaining(t.Context(), []Take{alice})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !left.Admitted || left.Quotas[0].Remaining < limit/2 {
+			t.Errorf("limit %d: after a reset %d remain", limit, left.Quotas[0].Remaining)
+		}
+		if !mustTake(t, refusing, alice).Admitted {
+			t.Errorf("limit %d: refused after a reset", limit)
+		}
+		if mustTake(t, refusing, bob).Admitted {
+			t.Errorf("limit %d: somebody else was reset, too", limit)
+		}
+	}
+}
+
+// A reset of a caller that took nothing is no error, and leaves nothing.
+func TestResetOfNothing(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	l := newLimiter(t, server.URL())
+	for _, limit := range []int64{5, 200} {
+		if err := l.Reset(t.Context(), perMinute("nobody", limit)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if keys := server.Client().Keys(t.Context(), "*").Val(); len(keys) > 0 {
+		t.Errorf("left: %q", keys)
+	}
+	if err := l.Reset(t.Context(), Take{}); err == nil {
+		t.Error("a take without limits was reset")
+	}
+}
