@@ -1,5 +1,5 @@
 // Package redistest starts real Redis servers for tests: alone, with TLS, behind
-// Sentinel, and as a cluster of three. They listen on 127.0.0.1 only, keep
+// Sentinel, and as a cluster of three, with replicas or without. They listen on 127.0.0.1 only, keep
 // nothing on disk unless asked to, and do not outlive the test: each is stopped
 // by the test's cleanup, and on Linux the kernel kills it when the test's
 // process dies.
@@ -7,6 +7,7 @@ package redistest
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -48,6 +49,10 @@ type Server struct {
 	paused  bool
 }
 
+// program that is run: redis-server, or what the environment's REDIS_SERVER names,
+// as valkey-server.
+func program() string { return cmp.Or(os.Getenv("REDIS_SERVER"), "redis-server") }
+
 // AOF are the arguments of a server that has written a command to its disk
 // before it answers: Kill loses nothing that was answered, and Restart starts
 // with it.
@@ -83,8 +88,8 @@ func start(t testing.TB, secure *security, dir string, args ...string) *Server {
 // took meanwhile is given up for another.
 func attempt(t testing.TB, make func(port string) *Server) *Server {
 	t.Helper()
-	if _, err := exec.LookPath("redis-server"); err != nil {
-		t.Fatalf("redis-server is not installed and this test needs a real one: install redis-server, e.g. `make tools`")
+	if _, err := exec.LookPath(program()); err != nil {
+		t.Fatalf("%s is not installed and this test needs a real one: install redis-server, e.g. `make tools`", program())
 	}
 	var err error
 	for range 5 {
@@ -176,7 +181,7 @@ func (s *Server) signal(signal syscall.Signal) {
 func (s *Server) run() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	p, err := child.Start(exec.Command("redis-server", s.args...))
+	p, err := child.Start(exec.Command(program(), s.args...))
 	if err != nil {
 		return err
 	}
@@ -242,4 +247,16 @@ func freePort(t testing.TB) string {
 	}
 	defer func() { _ = listener.Close() }()
 	return strconv.Itoa(listener.Addr().(*net.TCPAddr).Port)
+}
+
+// await returns when a condition holds.
+func await(ctx context.Context, t testing.TB, what string, holds func() bool) {
+	t.Helper()
+	for !holds() {
+		select {
+		case <-ctx.Done():
+			t.Fatalf("waiting for %s: %v", what, ctx.Err())
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
 }
