@@ -97,6 +97,9 @@ func (b *backend) probe(k *breaker, quotas []quota) {
 		if err := b.alone().call([]*command{ask}); err != nil {
 			why := b.Explain(err)
 			k.away.Store(&why)
+			if cluster, ok := b.client.(*redis.ClusterClient); ok {
+				cluster.ReloadState(b.ctx) // another node may serve these slots by now
+			}
 			continue
 		}
 		if b.report(k) {

@@ -197,6 +197,12 @@ func (c *call) run(ctx context.Context, verb string, group []int) (asked *comman
 			asked.quotas = append(asked.quotas, c.quotas[i])
 		}
 		err = c.backend.alone().call([]*command{asked})
+		if verb == verbTake && len(c.groups) == 1 && redis.IsTryAgainError(err) {
+			// The slot is being moved, and its keys are on both nodes: one key is not.
+			c.backend.memory.later(asked.settle)
+			asked.settle, asked.want, asked.length = nil, 0, 0
+			err = c.backend.alone().call([]*command{asked})
+		}
 	}
 	if err != nil {
 		if !c.hurried(started) {

@@ -31,8 +31,8 @@ func Rights(namespace string, store ruleset.Store) ([]string, error) {
 		}
 		rights = append(rights, "+"+command)
 	}
-	if parsed.Options.IsClusterMode { // where the nodes are, and to give back what one of several refused
-		rights = append(rights, "+cluster|slots", "+zrem")
+	if parsed.Options.IsClusterMode { // where the nodes are, which has a slot that moves, and to give back what one of several refused
+		rights = append(rights, "+cluster|slots", "+asking", "+zrem")
 	}
 	if parsed.Options.DB != 0 {
 		rights = append(rights, "+select|"+strconv.Itoa(parsed.Options.DB))

@@ -100,6 +100,12 @@ func TestRightsAreThoseInUse(t *testing.T) {
 		l, log := newLimiterOf(t, store)
 		eventually(t, test.reason+": the store is up", func() bool { return testutil.ToFloat64(l.metrics.up) == 1 })
 		everything(t, l, func() {
+			if len(test.servers) > 1 { // a slot that moves
+				asked := perMinute("asked", 9)
+				from := nodeOf(t, cluster, asked)
+				slot := int(slotOf(mustQuotas(t, []Take{asked})[0].key))
+				cluster.MoveSlot(t.Context(), slot, cluster.Servers[from], cluster.Servers[(from+1)%3], func() { mustTake(t, l, asked) })
+			}
 			for _, server := range test.servers {
 				if err := server.Client().ScriptFlush(t.Context()).Err(); err != nil {
 					t.Fatal(err)

@@ -1,5 +1,5 @@
 // Package redistest starts real Redis servers for tests: alone, with TLS, behind
-// Sentinel, and as a cluster of three. They listen on 127.0.0.1 only, keep
+// Sentinel, and as a cluster of three, with replicas or without. They listen on 127.0.0.1 only, keep
 // nothing on disk unless asked to, and do not outlive the test: each is stopped
 // by the test's cleanup, and on Linux the kernel kills it when the test's
 // process dies.
@@ -242,4 +242,16 @@ func freePort(t testing.TB) string {
 	}
 	defer func() { _ = listener.Close() }()
 	return strconv.Itoa(listener.Addr().(*net.TCPAddr).Port)
+}
+
+// await returns when a condition holds.
+func await(ctx context.Context, t testing.TB, what string, holds func() bool) {
+	t.Helper()
+	for !holds() {
+		select {
+		case <-ctx.Done():
+			t.Fatalf("waiting for %s: %v", what, ctx.Err())
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
 }

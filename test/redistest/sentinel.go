@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/redis/go-redis/v9"
 )
@@ -69,7 +68,7 @@ func StartSentinel(t testing.TB, options SentinelOptions) *Sentinel {
 	defer cancel()
 	for _, sentinel := range s.Sentinels {
 		client := s.client(sentinel)
-		s.await(ctx, "sentinels that know each other, and a replica in step", func() bool {
+		await(ctx, s.t, "sentinels that know each other, and a replica in step", func() bool {
 			master, err := client.Master(ctx, s.MasterName).Result()
 			replicas, errReplicas := client.Replicas(ctx, s.MasterName).Result()
 			return err == nil && master["num-other-sentinels"] == fmt.Sprint(sentinels-1) &&
@@ -166,25 +165,14 @@ func (s *Sentinel) AwaitMaster(ctx context.Context, server *Server) {
 			continue
 		}
 		client := s.client(sentinel)
-		s.await(ctx, "the new master", func() bool {
+		await(ctx, s.t, "the new master", func() bool {
 			addr, err := client.GetMasterAddrByName(ctx, s.MasterName).Result()
 			return err == nil && net.JoinHostPort(addr[0], addr[1]) == server.Addr
 		})
 	}
 	client := server.Client()
-	s.await(ctx, "a master that takes writes", func() bool {
+	await(ctx, s.t, "a master that takes writes", func() bool {
 		info, err := client.Info(ctx, "replication").Result()
 		return err == nil && strings.Contains(info, "role:master")
 	})
-}
-
-func (s *Sentinel) await(ctx context.Context, what string, is func() bool) {
-	s.t.Helper()
-	for !is() {
-		select {
-		case <-ctx.Done():
-			s.t.Fatalf("waiting for %s: %v", what, ctx.Err())
-		case <-time.After(20 * time.Millisecond):
-		}
-	}
 }
