@@ -2,7 +2,9 @@ package chaos
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -60,6 +62,10 @@ func (s *sidecar) try() error {
 		return err
 	}
 	defer func() { _ = log.Close() }()
+	info, err := log.Stat()
+	if err != nil {
+		return err
+	}
 	command := exec.Command(s.binary, "--state-dir="+s.dir, "--token-file="+filepath.Join(s.dir, "token"),
 		"--audit-file="+s.records, "--drain-timeout=5s",
 		fmt.Sprintf("--outbound-port=%d", ports[1]), fmt.Sprintf("--local-port=%d", ports[2]), fmt.Sprintf("--health-port=%d", ports[3]))
@@ -76,7 +82,11 @@ func (s *sidecar) try() error {
 			return fmt.Errorf("it ended with %v and said: %s", s.process.Err(), s.said())
 		default:
 		}
-		if err = get(ready); err == nil {
+		// The port may be somebody else's until it says that it serves.
+		if err = s.serving(info.Size()); err == nil {
+			err = get(ready)
+		}
+		if err == nil {
 			break
 		}
 		if time.Now().After(end) {
@@ -106,6 +116,16 @@ func (s *sidecar) stop() error {
 	case <-time.After(patience):
 		return fmt.Errorf("it did not end in %v", patience)
 	}
+}
+
+// serving is an error until the sidecar has said, after so many bytes of its log,
+// that it has all its ports.
+func (s *sidecar) serving(from int64) error {
+	text, err := os.ReadFile(s.log)
+	if err == nil && !bytes.Contains(text[from:], []byte(`"msg":"serving"`)) {
+		err = errors.New("it does not serve")
+	}
+	return err
 }
 
 func (s *sidecar) said() string {
