@@ -11,8 +11,7 @@ import (
 // the user that sent it.
 var commands = []string{
 	"eval", "evalsha", "ping",
-	"time", "type", "get", "set", "setrange", "del", "pexpire",
-	"zadd", "zcard", "zcount", "zrange", "zremrangebyscore", "zscore",
+	"time", "get", "set", "setrange", "append", "pexpire",
 	"hget", "hset", "hdel", "hlen",
 }
 
@@ -29,7 +28,7 @@ func Rights(namespace string, store ruleset.Store) ([]string, error) {
 		rights = append(rights, "+"+command)
 	}
 	if options.IsClusterMode { // where the nodes are, and to give back what one of several refused
-		rights = append(rights, "+cluster|slots", "+zrem")
+		rights = append(rights, "+cluster|slots", "+del")
 	}
 	if options.DB != 0 {
 		rights = append(rights, "+select|"+strconv.Itoa(options.DB))
