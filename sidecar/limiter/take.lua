@@ -34,7 +34,8 @@
 -- the leases of that log, or of what was noted in it.
 --
 -- Replies with integers, for each command but settle and note: 1 when admitted (of peek
--- and give: when a take would be), else 0; the takes of the lease; then for
+-- and give: when a take would be), else 0; the takes of the lease, or of a take that
+-- is refused 1 if leases may yet be given back to one of its logs; then for
 -- each of its logs the units remaining, the microseconds until more remain, and
 -- those until the limit alone admits the cost (-1: never).
 local EXACT = 128 -- units
@@ -44,6 +45,7 @@ local MOST = 512 -- units of an exact log, where they are noted
 local STALE = 32 -- entries of an exact log that have left and are not cut off yet
 local RENEW = 16 -- a key's lifetime is renewed once in such a part of its window
 local NOTES = 1024 -- ids of notes of a log: of more, all are forgotten
+local SETTLED = 2000000 -- microseconds after its end, in which a lease is given back
 local OPEN = 64 -- leases of a log: of more, all are forgotten, and leave with their window
 
 local EXACT_KIND, EXACT_HEAD, ENTRY, SUMS = 101, 4, 19, 16777216 -- 'e'
@@ -463,6 +465,16 @@ local function leased(keys, wanted, length)
   return max(0, wanted)
 end
 
+-- unsettled is 1 if leases may be given back that some of the logs hold, else 0.
+local function unsettled(keys)
+  for _, key in ipairs(keys) do
+    if key.kind == sliced and key.last * key.slice + SETTLED > key.time then
+      return 1
+    end
+  end
+  return 0
+end
+
 -- known finds a take that comes again because its reply was lost: it was
 -- admitted already. The exact log with the longest window tells, as it keeps
 -- the id when the others have let it go, or the leases do; and if neither is
@@ -505,6 +517,9 @@ local function decide(verb, keys, wanted, length)
   end
 
   local admitted = (fits or before) and 1 or 0
+  if verb == 'take' and admitted == 0 then
+    takes = unsettled(keys)
+  end
   reply[replied + 1], reply[replied + 2] = admitted, takes or 0
   replied = replied + 2
   for _, key in ipairs(keys) do

@@ -36,17 +36,21 @@ type SideRow struct {
 	rates []float64
 }
 
-// Figure is one line of the table of aims. AtMost and AtLeast are the aim; 0: none.
+// Figure is one line of the table of aims. AtMost, AtLeast or None are the aim,
+// if there is one.
 type Figure struct {
 	What    string  `json:"what"`
 	Value   float64 `json:"value"`
 	Unit    string  `json:"unit,omitempty"`
 	AtMost  float64 `json:"atMost,omitempty"`
 	AtLeast float64 `json:"atLeast,omitempty"`
+	None    bool    `json:"none,omitempty"`
 }
 
 func (f Figure) aim() string {
 	switch {
+	case f.None:
+		return "0"
 	case f.AtMost > 0:
 		return fmt.Sprintf("≤ %g", f.AtMost)
 	case f.AtLeast > 0:
@@ -56,7 +60,7 @@ func (f Figure) aim() string {
 }
 
 func (f Figure) met() string {
-	if f.AtMost > 0 && f.Value > f.AtMost || f.Value < f.AtLeast {
+	if f.None && f.Value > 0 || f.AtMost > 0 && f.Value > f.AtMost || f.Value < f.AtLeast {
 		return "missed"
 	}
 	return ""

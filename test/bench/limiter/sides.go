@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"slices"
 	"strconv"
 	"sync"
@@ -242,13 +241,6 @@ func compare(ctx context.Context, server *server, limit ruleset.Limit, o options
 	}
 	if err := plain.Load(ctx, server.client).Err(); err != nil {
 		return nil, err
-	}
-	if os.Getenv("ONLY") != "" { // TEMP
-		for {
-			if err := s.throughput(ctx, s.sides()[0], new(measured)); err != nil {
-				return nil, err
-			}
-		}
 	}
 	sides, of := s.sides(), map[string]*measured{}
 	defer func() { s.limiter.Close() }()
