@@ -132,7 +132,7 @@ func (b *batcher) call(batch []*command) error {
 	if micros := b.clock(); micros != 0 {
 		now = strconv.FormatInt(micros, 10)
 	}
-	s.args, s.numbers = append(make([]any, 0, 1+8*len(batch)), now), 1
+	s.args, s.numbers = append(make([]any, 0, 1+3*len(batch)), now), 1
 	s.keys = make([]string, 0, len(batch))
 	for _, c := range batch {
 		if c.settle != nil {
@@ -176,9 +176,15 @@ func (s *script) add(c *command) {
 	if c.silent() {
 		number = int64(len(c.uses))
 	}
-	s.args = append(s.args, c.verb, c.id, len(c.quotas), number, c.length/1000)
+	text := make([]byte, 0, 48)
+	write := func(n int64) {
+		text = append(strconv.AppendInt(text, n, 10), ' ')
+	}
+	write(number)
+	write(c.length / 1000)
 	for _, u := range c.uses {
-		s.args = append(s.args, u.takes, u.within)
+		write(u.takes)
+		write(u.within)
 	}
 	for i := range c.quotas {
 		q := &c.quotas[i]
@@ -189,8 +195,11 @@ func (s *script) add(c *command) {
 		case c.length > 0:
 			s.keys = append(s.keys, q.key+":leases")
 		}
-		s.args = append(s.args, q.limit.Requests, q.limit.WindowMillis*1000, q.cost)
+		write(q.limit.Requests)
+		write(q.limit.WindowMillis * 1000)
+		write(q.cost)
 	}
+	s.args = append(s.args, c.verb, c.id, text)
 	s.numbers += c.numbers()
 }
 

@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/rand"
 	_ "embed"
-	"encoding/base64"
 	"slices"
 	"time"
 
@@ -60,12 +59,12 @@ func newCall(ctx context.Context, b *backend, takes []Take, quotas []quota) *cal
 	return c
 }
 
-// newID names a take: 72 random bits in 12 characters, so that a collision is
-// out of reach and an entry of a Redis listpack small.
+// newID names a take: 9 random bytes, as take.lua has them, so that a collision
+// is out of reach and an entry of a log small.
 func newID() string {
 	var random [9]byte
 	_, _ = rand.Read(random[:]) // never fails, see its documentation
-	return base64.RawURLEncoding.EncodeToString(random[:])
+	return string(random[:])
 }
 
 // groupsOf splits quotas by hash tag when the store is a Redis Cluster, sorted

@@ -3,8 +3,8 @@ package limiter
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"log/slog"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -80,14 +80,38 @@ func perMinute(identity string, requests int64) Take {
 // units is how many a log holds, of whichever kind.
 func units(t testing.TB, client redis.Cmdable, key string) int64 {
 	t.Helper()
-	if client.Type(t.Context(), key).Val() != "string" {
-		return client.ZCard(t.Context(), key).Val()
+	log := client.Get(t.Context(), key).Val()
+	if log != "" && log[0] == 's' {
+		return int64(binary.BigEndian.Uint32([]byte(log[1:5])))
 	}
-	n, err := strconv.ParseInt(client.GetRange(t.Context(), key, 0, 15).Val(), 10, 64)
-	if err != nil {
-		t.Fatalf("reading the head of %s: %v", key, err)
+	var sum int64
+	for _, e := range exactLog(log) {
+		sum += e.units
 	}
-	return n
+	return sum
+}
+
+type exactEntry struct{ time, units int64 }
+
+// exactLog reads an exact log; see take.lua.
+func exactLog(log string) (entries []exactEntry) {
+	const head, length = 4, 19
+	number := func(at, bytes int) (n int64) {
+		for _, b := range []byte(log[at : at+bytes]) {
+			n = n<<8 | int64(b)
+		}
+		return n
+	}
+	if log == "" {
+		return nil
+	}
+	before := number(1, 3)
+	for at := head; at < len(log); at += length {
+		sum := number(at+7, 3)
+		entries = append(entries, exactEntry{number(at, 7), sum - before})
+		before = sum
+	}
+	return entries
 }
 
 // eventually waits for a condition.

@@ -13,8 +13,8 @@ const (
 	maxEntries = 256 << 10
 	shardCount = 16
 	// A refusal is remembered for as long as it surely holds, but not longer than
-	// this: Redis may lose what it counted. Where there are leases others may
-	// give back theirs.
+	// this: Redis may lose what it counted. Where others hold leases they may give
+	// them back.
 	maxDenial       = 10 * time.Second
 	maxLeasedDenial = time.Second
 )
@@ -252,8 +252,9 @@ func (s *shard) remember(hash uint64, takes []Take, now int64) *entry {
 
 // learn notes what Redis has answered to a request.
 func (m *memory) learn(takes []Take, r request, c *command, d Decision) {
-	leased := c.reply[1]
+	var leased int64
 	if d.Admitted {
+		leased = c.reply[1]
 		m.ledger.record(takes, 1, 0)
 	}
 	s, hash, e := m.find(takes)
@@ -274,7 +275,7 @@ func (m *memory) learn(takes []Take, r request, c *command, d Decision) {
 	e.at, e.quotas, e.until = now, append(e.quotas[:0], d.Quotas...), 0
 	if !d.Admitted && d.RetryAfter > 0 {
 		longest := maxDenial
-		if r.length > 0 {
+		if c.reply[1] == 1 {
 			longest = maxLeasedDenial
 		}
 		e.until = r.start + int64(min(d.RetryAfter, longest))

@@ -172,7 +172,7 @@ func TestClusterNodeHangs(t *testing.T) {
 	eventually(t, "both admit", admits(l, stays, hangs))
 	client, hanging := cluster.Servers[nodeOf(t, cluster, stays)].Client(), cluster.Servers[nodeOf(t, cluster, hangs)]
 	key := mustQuotas(t, []Take{stays})[0].key
-	before := client.ZCard(t.Context(), key).Val()
+	before := units(t, client, key)
 
 	hanging.Pause()
 	failing(t, l, hangs)
@@ -183,7 +183,7 @@ func TestClusterNodeHangs(t *testing.T) {
 	if took := time.Since(start); took > shortTimeout+busy {
 		t.Errorf("failed after %v, want at most %v", took, shortTimeout+busy)
 	}
-	eventually(t, "what was taken is given back", func() bool { return client.ZCard(t.Context(), key).Val() == before })
+	eventually(t, "what was taken is given back", func() bool { return units(t, client, key) == before })
 	eventually(t, "other nodes admit", admits(l, stays))
 	hanging.Resume()
 	eventually(t, "the node admits again", admits(l, hangs))

@@ -11,8 +11,7 @@ import (
 // the user that sent it.
 var commands = []string{
 	"eval", "evalsha", "ping",
-	"time", "type", "get", "set", "setrange", "del", "pexpire",
-	"zadd", "zcard", "zcount", "zrange", "zremrangebyscore", "zscore",
+	"time", "get", "set", "setrange", "append", "pexpire",
 	"hget", "hset", "hdel", "hlen",
 }
 
@@ -31,8 +30,8 @@ func Rights(namespace string, store ruleset.Store) ([]string, error) {
 		}
 		rights = append(rights, "+"+command)
 	}
-	if parsed.Options.IsClusterMode { // where the nodes are, which has a slot that moves, and to give back what one of several refused
-		rights = append(rights, "+cluster|slots", "+asking", "+zrem")
+	if parsed.Options.IsClusterMode { // where the nodes are, and which has a slot that moves
+		rights = append(rights, "+cluster|slots", "+asking")
 	}
 	if parsed.Options.DB != 0 {
 		rights = append(rights, "+select|"+strconv.Itoa(parsed.Options.DB))

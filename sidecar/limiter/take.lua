@@ -3,14 +3,22 @@
 -- decides a batch of commands one after the other: each sees what those before
 -- it have taken.
 --
--- The exact log is a sorted set: its members the units taken, their scores the
--- microseconds at which they were. The sliced log is a string: a head, and a
--- ring of weights, one for each slice of time; a unit stands in the slice that
--- ends after its use, and leaves with that end. Limits above EXACT have it.
+-- Both are strings: what a take costs is the number of Redis's commands. Numbers
+-- in them are bytes, the most significant first.
+--
+-- The exact log is a head (its kind, and the sum before its first entry, 3 bytes)
+-- and an entry for each take: the microsecond of its admission (7), the units
+-- taken until then, its own included (3, so modulo 2^24), and its id (9).
+--
+-- The sliced log is a head (its kind, its units (4), the first slice that has
+-- some, the newest time, the last slice (7 each)) and a ring of weights, 4 bytes
+-- for each slice of time. A unit stands in the slice that ends after its use, and
+-- leaves with that end. Limits above EXACT have it. The ring is right from RING
+-- slices before the last one on; those before the first have left.
 --
 -- ARGV: the caller's time in microseconds, or '' for this server's; then for each command
--- its verb, its random id, its number of logs, two numbers, and limit, window
--- (microseconds) and cost for each of its logs:
+-- its verb, its random id, and a text of its numbers: two, and limit, window
+-- (microseconds) and cost for each of its logs.
 --   take    the numbers are how many more such takes are wanted for a lease, and
 --           its length in microseconds. A length alone: 'give' may follow.
 --   peek    0 0
@@ -27,21 +35,27 @@
 -- KEYS: each command's logs; where it has a length, each followed by a hash of
 -- the leases of that log, or of what was noted in it.
 --
--- Replies with integers: the time; then for each command but settle, note and reset 1
--- when admitted (of peek and give: when a take would be), else 0; the takes of
--- the lease; then for each of its logs the units remaining, the microseconds
+-- Replies with integers: the time; then for each command but settle, note and
+-- reset 1 when admitted (of peek and give: when a take would be), else 0; the takes
+-- of the lease, or of a take that is refused 1 if leases may yet be given back to
+-- one of its logs; then for each of its logs the units remaining, the microseconds
 -- until more remain, and those until the limit alone admits the cost (-1: never);
 -- or, of a take that was admitted, how long after the time the log has it.
---
--- A time has 16 digits and Lua's own conversion to a string keeps 14: every
--- time that goes to Redis passes decimal().
-local EXACT = 128 -- units; a sorted set of as many is a listpack
+local EXACT = 128 -- units
 local SLICES, RING = 200, 256 -- of a window; a ring has room for leases too
 local SHARE = 8 -- a lease is at most such a part of what remains
-local HEAD = 64 -- bytes: units, first slice, newest time, last slice
 local MOST = 512 -- units of an exact log, where they are noted
+local STALE = 32 -- entries of an exact log that have left and are not cut off yet
+local RENEW = 16 -- a key's lifetime is renewed once in such a part of its window
 local NOTES = 1024 -- ids of notes of a log: of more, all are forgotten
+local SETTLED = 2000000 -- microseconds after its end, in which a lease is given back
 local OPEN = 64 -- leases of a log: of more, all are forgotten, and leave with their window
+
+local EXACT_KIND, EXACT_HEAD, ENTRY, SUMS = 101, 4, 19, 16777216 -- 'e'
+local SLICED_KIND, SLICED_HEAD = 115, 26 -- 's'
+
+local call, byte, char, sub = redis.call, string.byte, string.char, string.sub
+local floor, ceil, min, max = math.floor, math.ceil, math.min, math.max
 
 local now = tonumber(ARGV[1])
 if not now then
@@ -49,198 +63,276 @@ if not now then
   if time.err then
     return redis.error_reply('NOTIME ' .. time.err)
   end
-  now = tonumber(time[1]) * 1000000 + tonumber(time[2])
+  now = time[1] * 1000000 + time[2]
 end
 
-local function decimal(number)
-  return string.format('%.0f', number)
+-- delete needs no right of its own: a lifetime that is over deletes at once.
+local function delete(name)
+  call('PEXPIRE', name, 0)
 end
 
--- lifetime of a log in milliseconds, from now on. It has a second to spare: it
--- is counted from a clock that Redis reads before the script runs.
+-- lifetime in milliseconds, from now on. It has a second to spare: it is counted
+-- from a clock that Redis reads before the script runs.
 local function lifetime(micros)
-  return decimal(math.ceil(micros / 1000) + 1000)
+  return ceil(micros / 1000) + 1000
 end
+
+-- lives is the lifetime of a log whose last unit stands at a time. It covers the
+-- times that are not renewed.
+local function lives(key, time)
+  local renewed = key.window / RENEW
+  return lifetime((floor(time / renewed) + 1) * renewed + key.window - now)
+end
+
+-- renew lets a log live on, when its last unit stands at another time than before.
+local function renew(key, before, time)
+  local renewed = key.window / RENEW
+  if key.time > now or floor(before / renewed) < floor(time / renewed) then
+    call('PEXPIRE', key.name, lives(key, time))
+  end
+end
+
+-- read7, read4 and read3 are the number in so many bytes from a place on, and
+-- write7, write4 and write3 those bytes.
+local function read7(log, at)
+  local a, b, c, d, e, f, g = byte(log, at, at + 6)
+  return (((((a * 256 + b) * 256 + c) * 256 + d) * 256 + e) * 256 + f) * 256 + g
+end
+
+local function read4(log, at)
+  local a, b, c, d = byte(log, at, at + 3)
+  return ((a * 256 + b) * 256 + c) * 256 + d
+end
+
+local function read3(log, at)
+  local a, b, c = byte(log, at, at + 2)
+  return (a * 256 + b) * 256 + c
+end
+
+local function write3(n)
+  local c = n % 256
+  n = (n - c) / 256
+  local b = n % 256
+  return char((n - b) / 256, b, c)
+end
+
+local function write4(n)
+  local d = n % 256
+  n = (n - d) / 256
+  local c = n % 256
+  n = (n - c) / 256
+  local b = n % 256
+  return char((n - b) / 256, b, c, d)
+end
+
+local function write7(n)
+  local low = n % 16777216
+  n = (n - low) / 16777216
+  local d = n % 256
+  n = (n - d) / 256
+  local c = n % 256
+  n = (n - c) / 256
+  local b, g = n % 256, low % 256
+  low = (low - g) / 256
+  local f = low % 256
+  return char((n - b) / 256, b, c, d, (low - f) / 256, f, g)
+end
+
+local now7 = write7(now)
 
 local exact = {}
-
--- member names a unit of a take.
-local function member(key, unit)
-  if key.cost == 1 then
-    return key.id
-  end
-  return key.id .. ':' .. unit
-end
-
-local function score(key, rank)
-  return tonumber(redis.call('ZRANGE', key.name, rank, rank, 'WITHSCORES')[2])
-end
 
 -- read counts the units within the window that ends at the key's own time.
 -- That time never runs backwards, also when the server's does. It is the
 -- key's, not the request's: another key's time would free this one's early.
-function exact.read(key)
-  key.time, key.stale, key.oldest = now, 0, nil
-  key.count = redis.call('ZCARD', key.name)
-  if key.count == 0 then
+function exact.read(key, log)
+  key.log, key.time, key.newest, key.oldest = log, now, 0, nil
+  key.count, key.first, key.base, key.sum = 0, 0, 0, 0
+  if not log then
     return
   end
-  key.time = math.max(now, score(key, -1))
-  key.cut = key.time - key.window
-  key.oldest = score(key, 0)
-  if key.oldest <= key.cut then
-    key.oldest = nil
-    key.stale = redis.call('ZCOUNT', key.name, '-inf', decimal(key.cut))
-    key.count = key.count - key.stale
+  -- where the first entry within the window begins, and the newest
+  local first, last = EXACT_HEAD + 1, #log - ENTRY + 1
+  key.base, key.sum = read3(log, 2), read3(log, last + 7)
+  key.newest = read7(log, last)
+  key.time = max(now, key.newest)
+  local cut = key.time - key.window
+  if key.newest <= cut then
+    first, key.base = last + ENTRY, key.sum
+  else
+    key.oldest = read7(log, first)
+    while key.oldest <= cut do
+      key.base = read3(log, first + 7)
+      first = first + ENTRY
+      key.oldest = read7(log, first)
+    end
   end
+  key.first, key.count = first, (key.sum - key.base) % SUMS
 end
 
--- add records a take. What is there already stays as it is: a take that came
--- again because its reply was lost.
+local function entry(time, total, id)
+  return (time == now and now7 or write7(time)) .. write3(total % SUMS) .. id
+end
+
+-- add records a take.
 function exact.add(key)
-  if key.stale > 0 then
-    redis.call('ZREMRANGEBYSCORE', key.name, '-inf', decimal(key.cut))
-    key.stale = 0
+  local added = entry(key.time, key.sum + key.cost, key.id)
+  if not key.log or key.first > EXACT_HEAD + STALE * ENTRY then
+    call('SET', key.name, 'e' .. write3(key.base) .. sub(key.log or '', key.first) .. added, 'PX', lives(key, key.time))
+  else
+    call('APPEND', key.name, added)
+    renew(key, key.newest, key.time)
   end
-  local time, args = decimal(key.time), {}
-  for unit = 1, key.cost do
-    args[#args + 1] = time
-    args[#args + 1] = member(key, unit)
+  key.count = key.count + key.cost
+  key.oldest = key.oldest or key.time
+end
+
+-- entries lists what is within the window: time, units and id.
+local function entries(key)
+  local list, total = {}, key.base
+  for at = key.first, key.log and #key.log or -1, ENTRY do
+    local sum = read3(key.log, at + 7)
+    list[#list + 1] = {time = read7(key.log, at), units = (sum - total) % SUMS, id = sub(key.log, at + 10, at + 18)}
+    total = sum
   end
-  local added = redis.call('ZADD', key.name, 'NX', unpack(args))
-  key.count = key.count + added
-  if added == 0 then
-    key.at = tonumber(redis.call('ZSCORE', key.name, args[2]))
+  return list
+end
+
+-- rewrite makes the log what a list says.
+local function rewrite(key, list)
+  table.sort(list, function(a, b) return a.time < b.time end)
+  local parts, total = {'e', write3(0)}, 0
+  for _, one in ipairs(list) do
+    total = total + one.units
+    parts[#parts + 1] = entry(one.time, total, one.id)
   end
-  key.oldest = key.oldest or key.count == key.cost and key.time or nil
-  redis.call('PEXPIRE', key.name, lifetime(key.window))
+  local log = total > 0 and table.concat(parts) or nil
+  if log then
+    call('SET', key.name, log, 'PX', lives(key, list[#list].time))
+  else
+    delete(key.name)
+  end
+  exact.read(key, log)
 end
 
 -- note adds units that were taken a while ago: the newest first, if there is no
 -- room for all.
 function exact.note(key, uses)
-  if key.stale > 0 then
-    redis.call('ZREMRANGEBYSCORE', key.name, '-inf', decimal(key.cut))
-  end
-  local room, added = MOST - key.count, 0
+  local list, room = entries(key), MOST - key.count
   for i = #uses, 1, -1 do
-    local at = key.time - uses[i].within
-    if at > key.time - key.window then
-      for unit = 1, math.min(uses[i].takes, room) do
-        redis.call('ZADD', key.name, 'NX', decimal(at), key.id .. ':' .. i .. ':' .. unit)
-        room, added = room - 1, added + 1
-      end
+    local at, units = key.time - uses[i].within, min(uses[i].takes, room)
+    if at > key.time - key.window and units > 0 then
+      list[#list + 1] = {time = at, units = units, id = key.id}
+      room = room - units
     end
   end
-  if added > 0 then
-    redis.call('PEXPIRE', key.name, lifetime(key.window))
-  end
+  rewrite(key, list)
 end
 
+-- remove takes back what a take took.
 function exact.remove(key)
-  for unit = 1, key.cost do
-    redis.call('ZREM', key.name, member(key, unit))
+  local list = entries(key)
+  for i, one in ipairs(list) do
+    if one.id == key.id then
+      table.remove(list, i)
+      return rewrite(key, list)
+    end
   end
 end
 
 -- leaves is the time until the unit at a rank within the window leaves it.
 function exact.leaves(key, rank)
-  local at = rank == 0 and key.oldest or score(key, key.stale + rank)
-  return at + key.window - now
+  local at = key.first
+  if rank == 0 then
+    return key.oldest + key.window - now
+  end
+  while (read3(key.log, at + 7) - key.base) % SUMS <= rank do
+    at = at + ENTRY
+  end
+  return read7(key.log, at) + key.window - now
 end
 
 local sliced = {}
 
-local function weight(ring, slice)
-  local at = HEAD + slice % RING * 4
-  local a, b, c, d = string.byte(ring, at + 1, at + 4)
-  return ((a * 256 + b) * 256 + c) * 256 + d
-end
-
-local function set_weight(key, slice, units)
-  local at, bytes = HEAD + slice % RING * 4, {}
-  for i = 4, 1, -1 do
-    bytes[i] = string.char(units % 256)
-    units = math.floor(units / 256)
+local function weight(key, slice)
+  local changed = key.changed[slice]
+  if changed or slice > key.written then
+    return changed or 0
   end
-  bytes = table.concat(bytes)
-  redis.call('SETRANGE', key.name, at, bytes)
-  key.ring = string.sub(key.ring, 1, at) .. bytes .. string.sub(key.ring, at + 5)
+  return read4(key.log, SLICED_HEAD + slice % RING * 4 + 1)
 end
 
--- clear empties the places of a ring from one up to another.
-local function clear(key, from, to)
-  if from < to then
-    local at, zeros = HEAD + from * 4, string.rep('\0', (to - from) * 4)
-    redis.call('SETRANGE', key.name, at, zeros)
-    key.ring = string.sub(key.ring, 1, at) .. zeros .. string.sub(key.ring, at + #zeros + 1)
+-- write has the weights of some slices, one after the other, in the ring.
+local function write(key, from, to)
+  local weights, zeros = '', 0
+  for slice = from, to do
+    local changed = key.changed[slice]
+    if changed then
+      weights, zeros = weights .. string.rep('\0', zeros) .. write4(changed), 0
+    else
+      zeros = zeros + 4
+    end
   end
+  call('SETRANGE', key.name, SLICED_HEAD + from % RING * 4, weights .. string.rep('\0', zeros))
 end
 
-local function set_head(key)
-  redis.call('SETRANGE', key.name, 0,
-    string.format('%016.0f%016.0f%016.0f%016.0f', key.count, key.first or 0, key.time, key.last))
+-- save writes what has changed.
+local function save(key)
+  local head = 's' .. write4(key.count) .. write7(key.first or 0) .. (key.time == now and now7 or write7(key.time)) .. write7(key.last)
+  local written = key.written
+  if not key.log or key.last - written >= RING then
+    call('SET', key.name, head .. string.rep('\0', RING * 4), 'PX', lives(key, key.last * key.slice))
+    written = key.last
+  else
+    call('SETRANGE', key.name, 0, head)
+    renew(key, written * key.slice, key.last * key.slice)
+  end
+  for slice in pairs(key.changed) do
+    if slice <= written and slice > key.last - RING then
+      write(key, slice, slice)
+    end
+  end
+  if key.last > written then
+    local lap = key.last - key.last % RING
+    if written + 1 < lap then
+      write(key, written + 1, lap - 1)
+    end
+    write(key, max(written + 1, lap), key.last)
+  end
 end
 
 -- slice_of is the number of the slice in which a time lies; its end is the
 -- number times the length.
 local function slice_of(key, time)
-  return math.ceil(time / key.slice)
+  return ceil(time / key.slice)
 end
 
-function sliced.read(key)
-  key.slice = math.ceil(key.window / SLICES)
-  key.time, key.count, key.first, key.last, key.expired = now, 0, nil, 0, nil
-  key.ring = redis.call('GET', key.name)
-  if not key.ring then
+function sliced.read(key, log)
+  key.slice = ceil(key.window / SLICES)
+  key.log, key.changed, key.time, key.count = log, {}, now, 0
+  key.first, key.last, key.written = nil, 0, 0
+  if not log then
     return
   end
-  if #key.ring ~= HEAD + RING * 4 then
-    redis.call('ZCARD', key.name) -- not ours: it fails and says so
+  key.count, key.last = read4(log, 2), read7(log, 20)
+  key.written, key.time = key.last, max(now, read7(log, 13))
+  local first, cut = read7(log, 6), floor((key.time - key.window) / key.slice)
+  while key.count > 0 and first <= cut do
+    key.count = key.count - weight(key, first)
+    first = first + 1
   end
-  key.count = tonumber(string.sub(key.ring, 1, 16))
-  local first = tonumber(string.sub(key.ring, 17, 32))
-  key.time = math.max(now, tonumber(string.sub(key.ring, 33, 48)))
-  key.last = tonumber(string.sub(key.ring, 49, 64))
-  local cut = math.floor((key.time - key.window) / key.slice)
-  if key.count > 0 and first <= cut then
-    key.expired = first
-    while key.count > 0 and first <= cut do
-      key.count = key.count - weight(key.ring, first)
-      first = first + 1
-    end
-    while key.count > 0 and weight(key.ring, first) == 0 do
-      first = first + 1
-    end
+  while key.count > 0 and weight(key, first) == 0 do
+    first = first + 1
   end
-  if key.count > 0 then
-    key.first = first
-  end
-end
-
--- trim makes the log what read has found in it.
-local function trim(key)
-  if key.count == 0 then
-    key.ring = string.rep('\0', HEAD + RING * 4)
-    redis.call('SET', key.name, key.ring)
-    key.last = 0
-  elseif key.expired then
-    local from, to = key.expired % RING, key.first % RING
-    clear(key, from, from < to and to or RING)
-    clear(key, 0, from < to and 0 or to)
-  end
-  key.expired = nil
+  key.first = key.count > 0 and first or nil
 end
 
 -- put has units leave with a slice.
 local function put(key, slice, units)
-  set_weight(key, slice, weight(key.ring, slice) + units)
+  key.changed[slice] = weight(key, slice) + units
   key.count = key.count + units
-  key.first = math.min(key.first or slice, slice)
-  if slice > key.last then
-    key.last = slice
-    redis.call('PEXPIRE', key.name, lifetime(slice * key.slice + key.window - now))
-  end
+  key.first = min(key.first or slice, slice)
+  key.last = max(key.last, slice)
 end
 
 -- move has units leave with another slice than they would; with none: now.
@@ -248,14 +340,14 @@ local function move(key, units, from, to)
   if not key.first or from < key.first then
     return -- they have left
   end
-  local held = weight(key.ring, from)
-  units = math.min(units, held)
-  set_weight(key, from, held - units)
+  local held = weight(key, from)
+  units = min(units, held)
+  key.changed[from] = held - units
   key.count = key.count - units
   if to and to * key.slice > key.time - key.window then
     put(key, to, units)
   end
-  while key.count > 0 and weight(key.ring, key.first) == 0 do
+  while key.count > 0 and weight(key, key.first) == 0 do
     key.first = key.first + 1
   end
   if key.count == 0 then
@@ -263,65 +355,42 @@ local function move(key, units, from, to)
   end
 end
 
-function sliced.add(key, lease)
-  trim(key)
+-- add records a take and those of its lease. They can be taken back if they are
+-- leased, or the caller says so.
+function sliced.add(key, takes, length, gives)
   put(key, slice_of(key, key.time), key.cost)
-  if lease.takes > 0 then
-    put(key, slice_of(key, key.time + lease.length), lease.takes * key.cost)
+  if takes > 0 then
+    put(key, slice_of(key, key.time + length), takes * key.cost)
   end
-  set_head(key)
-  if lease.takes > 0 or lease.gives then
-    if redis.call('HLEN', key.leases) >= OPEN then
-      redis.call('DEL', key.leases)
+  save(key)
+  if takes > 0 or gives then
+    if call('HLEN', key.leases) >= OPEN then
+      delete(key.leases)
     end
-    redis.call('HSET', key.leases, key.id, decimal(key.time) .. ' ' .. decimal(lease.takes))
-    redis.call('PEXPIRE', key.leases, lifetime(2 * lease.length))
+    call('HSET', key.leases, key.id, write7(key.time) .. takes)
+    call('PEXPIRE', key.leases, lifetime(2 * length))
   end
 end
 
 -- granted is when a take with a lease's length was admitted, and the takes of
 -- its lease; nil when that is not known.
 local function granted(key)
-  local found = redis.call('HGET', key.leases, key.id)
+  local found = call('HGET', key.leases, key.id)
   if found then
-    local time, takes = string.match(found, '(%d+) (%d+)')
-    return tonumber(time), tonumber(takes)
+    return read7(found, 1), tonumber(sub(found, 8))
   end
-end
-
--- settle has the units of a lease leave with the slices in which they were
--- used, and those that were not at once.
-local function settle(key, length, uses)
-  local time, left = granted(key)
-  redis.call('HDEL', key.leases, key.id)
-  sliced.read(key)
-  if not time or not key.first then
-    return
-  end
-  trim(key)
-  local from = slice_of(key, time + length)
-  for _, use in ipairs(uses) do
-    local used = math.min(use.takes, left)
-    left = left - used
-    move(key, used * key.cost, from, slice_of(key, time + math.min(use.within, length)))
-  end
-  move(key, left * key.cost, from, nil)
-  set_head(key)
 end
 
 function sliced.remove(key)
   local time = granted(key)
-  redis.call('HDEL', key.leases, key.id)
-  sliced.read(key)
   if time and key.first then
-    trim(key)
+    call('HDEL', key.leases, key.id)
     move(key, key.cost, slice_of(key, time), nil)
-    set_head(key)
+    save(key)
   end
 end
 
 function sliced.note(key, uses)
-  trim(key)
   for _, use in ipairs(uses) do
     local slice = slice_of(key, key.time - use.within)
     if slice * key.slice > key.time - key.window then
@@ -329,84 +398,108 @@ function sliced.note(key, uses)
     end
   end
   if key.first then
-    set_head(key)
-  else
-    redis.call('DEL', key.name)
+    save(key)
   end
 end
 
 function sliced.leaves(key, rank)
-  if rank == 0 then
-    return key.first * key.slice + key.window - now
-  end
   local slice, units = key.first, 0
-  while true do
-    units = units + weight(key.ring, slice)
-    if units > rank then
-      return slice * key.slice + key.window - now
+  if rank > 0 then
+    units = weight(key, slice)
+    while units <= rank do
+      slice = slice + 1
+      units = units + weight(key, slice)
     end
-    slice = slice + 1
+  end
+  return slice * key.slice + key.window - now
+end
+
+-- open reads a log. One that is sliced remains so while it lives; an exact one
+-- becomes so when the limit has been raised.
+local function open(key)
+  local log = call('GET', key.name) or nil
+  local kind = log and byte(log)
+  if kind == SLICED_KIND and #log == SLICED_HEAD + RING * 4 or not log and key.limit > EXACT then
+    key.kind = sliced
+    sliced.read(key, log)
+    return
+  end
+  if log and (kind ~= EXACT_KIND or (#log - EXACT_HEAD) % ENTRY ~= 0) then
+    error('WRONGTYPE ' .. key.name .. ' is no log of takes')
+  end
+  key.kind = exact
+  exact.read(key, log)
+  if key.limit > EXACT then
+    local time, list = key.time, entries(key)
+    key.kind = sliced
+    sliced.read(key, nil)
+    key.time = time
+    for _, one in ipairs(list) do
+      put(key, slice_of(key, one.time), one.units)
+    end
   end
 end
 
--- convert makes a sliced log of an exact one, when the limit has been raised.
-local function convert(key)
-  exact.read(key)
-  local time, entries = key.time, {}
-  if key.count > 0 then
-    entries = redis.call('ZRANGE', key.name, key.stale, -1, 'WITHSCORES')
+-- settle has the units of a lease leave with the slices in which they were
+-- used, and those that were not at once.
+local function settle(key, length, uses)
+  open(key)
+  local time, left = granted(key)
+  if not time or key.kind ~= sliced then
+    return
   end
-  redis.call('DEL', key.name)
-  sliced.read(key)
-  key.time = time
-  trim(key)
-  for i = 2, #entries, 2 do
-    put(key, slice_of(key, tonumber(entries[i])), 1)
+  call('HDEL', key.leases, key.id)
+  if not key.first then
+    return
   end
-  set_head(key)
+  local from = slice_of(key, time + length)
+  for _, use in ipairs(uses) do
+    local used = min(use.takes, left)
+    left = left - used
+    move(key, used * key.cost, from, slice_of(key, time + min(use.within, length)))
+  end
+  move(key, left * key.cost, from, nil)
+  save(key)
 end
 
--- log finds which kind a key is. One that is sliced remains so while it lives.
-local function log(key)
-  local kind = redis.call('TYPE', key.name)
-  kind = kind.ok or kind
-  if kind == 'zset' and key.limit > EXACT then
-    convert(key)
-    return sliced
-  end
-  if kind == 'string' or kind ~= 'zset' and key.limit > EXACT then
-    return sliced
-  end
-  return exact
-end
-
-local reply = {now}
+local reply, replied = {now}, 1
 
 -- leased says how many takes there may be in a lease: none near a limit, nor
 -- where an exact log must hold them.
 local function leased(keys, wanted, length)
   for _, key in ipairs(keys) do
-    if key.log == exact or key.limit <= EXACT or key.window < 5 * length then
+    if key.kind == exact or key.limit <= EXACT or key.window < 5 * length then
       return 0
     end
-    wanted = math.min(wanted, math.floor((key.limit - key.count - key.cost) / key.cost / SHARE))
+    wanted = min(wanted, floor((key.limit - key.count - key.cost) / key.cost / SHARE))
   end
-  return math.max(0, wanted)
+  return max(0, wanted)
+end
+
+-- unsettled is 1 if leases may be given back that some of the logs hold, else 0.
+local function unsettled(keys)
+  for _, key in ipairs(keys) do
+    if key.kind == sliced and key.last * key.slice + SETTLED > key.time then
+      return 1
+    end
+  end
+  return 0
 end
 
 -- known finds a take that comes again because its reply was lost: it was
 -- admitted already. The exact log with the longest window tells, as it keeps
 -- the id when the others have let it go, or the leases do; and if neither is
--- there the take counts again. With one exact log, and room in it, adding tells.
-local function known(keys, fits, length)
+-- there the take counts again.
+local function known(keys, length)
   local longest
   for _, key in ipairs(keys) do
-    if key.log == exact and (not longest or key.window > longest.window) then
+    if key.kind == exact and (not longest or key.window > longest.window) then
       longest = key
     end
   end
   if longest then
-    return (not fits or #keys > 1) and redis.call('ZSCORE', longest.name, member(longest, 1)), 0
+    local at = longest.log and string.find(longest.log, longest.id, EXACT_HEAD, true)
+    return at and read7(longest.log, at - 10), 0
   end
   if length > 0 then
     return granted(keys[1])
@@ -417,45 +510,44 @@ end
 local function decide(verb, keys, wanted, length)
   local fits = true
   for _, key in ipairs(keys) do
-    key.log = log(key)
+    open(key)
     if verb == 'give' then
-      key.log.remove(key)
+      key.kind.remove(key)
     end
-    key.log.read(key)
     fits = fits and key.count + key.cost <= key.limit
   end
 
   local before, takes
   if verb == 'take' then
-    before, takes = known(keys, fits, length)
+    before, takes = known(keys, length)
     if fits and not before then
-      local lease = {takes = leased(keys, wanted, length), length = length, gives = length > 0 and wanted == 0}
-      takes = lease.takes
+      takes = wanted > 0 and leased(keys, wanted, length) or 0
       for _, key in ipairs(keys) do
-        key.log.add(key, lease)
+        key.kind.add(key, takes, length, length > 0 and wanted == 0)
       end
     end
   end
 
   local admitted = (fits or before) and 1 or 0
-  reply[#reply + 1] = admitted
-  reply[#reply + 1] = takes or 0
+  if verb == 'take' and admitted == 0 then
+    takes = unsettled(keys)
+  end
+  reply[replied + 1], reply[replied + 2] = admitted, takes or 0
+  replied = replied + 2
   for _, key in ipairs(keys) do
     local reset, retry = 0, 0
     if key.count > 0 then
-      reset = key.log.leaves(key, math.max(0, key.count - key.limit))
-    end
-    if key.cost > key.limit then
-      retry = -1
-    elseif key.count + key.cost > key.limit then
-      retry = key.log.leaves(key, key.count + key.cost - key.limit - 1)
+      reset = key.kind.leaves(key, max(0, key.count - key.limit))
     end
     if verb == 'take' and admitted == 1 then
-      retry = (before and tonumber(before) or key.at or key.time) - now
+      retry = (before or key.time) - now
+    elseif key.cost > key.limit then
+      retry = -1
+    elseif key.count + key.cost > key.limit then
+      retry = key.kind.leaves(key, key.count + key.cost - key.limit - 1)
     end
-    reply[#reply + 1] = math.max(0, key.limit - key.count)
-    reply[#reply + 1] = reset
-    reply[#reply + 1] = retry
+    reply[replied + 1], reply[replied + 2], reply[replied + 3] = max(0, key.limit - key.count), reset, retry
+    replied = replied + 3
   end
 end
 
@@ -464,85 +556,95 @@ local function note(key, length, uses)
   if granted(key) then
     return
   end
-  local kind = log(key)
-  kind.read(key)
-  kind.note(key, uses)
-  if redis.call('HLEN', key.leases) >= NOTES then
-    redis.call('DEL', key.leases)
+  open(key)
+  key.kind.note(key, uses)
+  if call('HLEN', key.leases) >= NOTES then
+    delete(key.leases)
   end
-  redis.call('HSET', key.leases, key.id, decimal(key.time) .. ' 0')
-  redis.call('PEXPIRE', key.leases, lifetime(2 * length))
+  call('HSET', key.leases, key.id, write7(key.time) .. 0)
+  call('PEXPIRE', key.leases, lifetime(2 * length))
 end
 
 -- reset empties a log but for what leases hold, which is in slices that end later.
 local function reset(key)
-  if log(key) == exact or redis.call('HLEN', key.leases) == 0 then
-    redis.call('DEL', key.name)
+  open(key)
+  if key.kind == exact or call('HLEN', key.leases) == 0 then
+    delete(key.name)
     return
   end
-  sliced.read(key)
   local current = slice_of(key, key.time)
-  trim(key)
   while key.count > 0 and key.first < current do
-    key.count = key.count - weight(key.ring, key.first)
-    set_weight(key, key.first, 0)
+    key.count = key.count - weight(key, key.first)
+    key.changed[key.first] = 0
     key.first = key.first + 1
-    while key.count > 0 and weight(key.ring, key.first) == 0 do
+    while key.count > 0 and weight(key, key.first) == 0 do
       key.first = key.first + 1
     end
   end
   if key.count == 0 then
-    redis.call('DEL', key.name)
+    delete(key.name)
   else
-    set_head(key)
+    save(key)
   end
 end
 
-local at, names = 2, 0
-
--- numbers reads so many arguments.
-local function numbers(n)
-  local values = {}
-  for i = 1, n do
-    values[i] = tonumber(ARGV[at])
-    at = at + 1
+-- numbers reads a text of them. Most commands of a batch have the same.
+local texts = {}
+local function numbers(text)
+  local list = texts[text]
+  if not list then
+    list = {}
+    for digits in string.gmatch(text, '%d+') do
+      list[#list + 1] = tonumber(digits)
+    end
+    texts[text] = list
   end
-  return unpack(values)
+  return list
 end
 
-while ARGV[at] do
-  local verb, id, keys, uses = ARGV[at], ARGV[at + 1], {}, {}
-  at = at + 2
-  local logs, number, length = numbers(3)
-  for i = 1, (verb == 'settle' or verb == 'note') and number or 0 do
-    local takes, within = numbers(2)
-    uses[i] = {takes = takes, within = within}
-  end
-  for i = 1, logs do
-    local limit, window, cost = numbers(3)
+local names, tables = 0, {}
+
+-- keys_of lists the logs of a command from a place in its numbers on. The tables
+-- are those of the command before.
+local function keys_of(id, list, from, length)
+  local keys = {}
+  for at = from, #list, 3 do
+    local n = #keys + 1
+    local key = tables[n] or {}
+    tables[n], keys[n] = key, key
+    key.id, key.limit, key.window, key.cost = id, list[at], list[at + 1], list[at + 2]
     names = names + 1
-    keys[i] = {id = id, name = KEYS[names], limit = limit, window = window, cost = cost}
+    key.name, key.leases = KEYS[names], nil
     if length > 0 then
       names = names + 1
-      keys[i].leases = KEYS[names]
+      key.leases = KEYS[names]
     end
   end
-  if verb == 'settle' then
-    for _, key in ipairs(keys) do
-      if log(key) == sliced then
+  return keys
+end
+
+for at = 2, #ARGV, 3 do
+  local verb, id, list = ARGV[at], ARGV[at + 1], numbers(ARGV[at + 2])
+  local many, length, from = list[1], list[2], 3
+  if verb == 'settle' or verb == 'note' then
+    local uses = {}
+    for i = 1, many do
+      uses[i] = {takes = list[from], within = list[from + 1]}
+      from = from + 2
+    end
+    for _, key in ipairs(keys_of(id, list, from, length)) do
+      if verb == 'note' then
+        note(key, length, uses)
+      else
         settle(key, length, uses)
       end
     end
-  elseif verb == 'note' then
-    for _, key in ipairs(keys) do
-      note(key, length, uses)
-    end
   elseif verb == 'reset' then
-    for _, key in ipairs(keys) do
+    for _, key in ipairs(keys_of(id, list, from, length)) do
       reset(key)
     end
   else
-    decide(verb, keys, number, length)
+    decide(verb, keys_of(id, list, from, length), many, length)
   end
 end
 return reply
