@@ -138,7 +138,8 @@ func (s *simulation) step(step int) {
 	case what < 99:
 		limits := append([]ruleset.Limit(nil), caller.take.Limits...)
 		limit := &limits[s.random.IntN(len(limits))]
-		limit.Requests = []int64{5, 100, 128, 129, 400, 3000}[s.random.IntN(6)]
+		// No limit comes back soon: it would have its leases again, see docs/limiter.md.
+		limit.Requests = []int64{5, 48, 91, 129, 400, 3000}[s.random.IntN(6)] + int64(s.edits%38)
 		caller.take.Limits = limits
 		s.edits++
 	default:
