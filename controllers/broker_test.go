@@ -81,3 +81,17 @@ func TestBrokerKeepsARefusalToItsTask(t *testing.T) {
 		t.Errorf("another task's deletion is told: %v", err)
 	}
 }
+
+// The store's URL goes into namespaces as the broker's only if nothing in it is
+// secret.
+func TestHasPassword(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]bool{
+		"redis://redis:6379/0": false, "redis://user@redis": false, "redis://:s3cret@redis": true, "redis://%zz": true,
+		"redis://sentinel?master_name=m": false, "redis://sentinel?master_name=m&sentinel_password=s3cret": true,
+	} {
+		if got := hasPassword(text); got != want {
+			t.Errorf("%s: %v, want %v", text, got, want)
+		}
+	}
+}

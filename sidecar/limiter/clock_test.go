@@ -100,7 +100,7 @@ func TestCallersClocksDiffer(t *testing.T) {
 			decision := mustTake(t, l, take)
 			if decision.Admitted {
 				uses = append(uses, use{real, take.Cost})
-			} else if rapid.Bool().Draw(t, "waits") {
+			} else if !decision.Remembered && rapid.Bool().Draw(t, "waits") { // nobody took meanwhile
 				real += decision.RetryAfter.Microseconds() + e
 				if mustTake(t, l, take).Admitted {
 					uses = append(uses, use{real, take.Cost})

@@ -14,7 +14,7 @@ func TestClusterFailover(t *testing.T) {
 	t.Parallel()
 	cluster := redistest.StartReplicatedCluster(t, "--cluster-require-full-coverage", "no")
 	const limit, killed = 100, 1
-	limiters := limitersOf(t, 4, ruleset.Store{URL: cluster.URL(), TimeoutMillis: shortTimeout.Milliseconds()})
+	limiters := limitersOf(t, 4, ruleset.Store{URL: cluster.URL(), TimeoutMillis: failoverTimeout.Milliseconds()})
 	var takes []Take
 	for _, take := range manyTakes(40, limit) {
 		if nodeOf(t, cluster, take) == killed {

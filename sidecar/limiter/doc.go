@@ -108,7 +108,10 @@
 // # What Redis must allow
 //
 // Rights has the rules of an ACL user for one namespace: its keys, and what the
-// Limiter and its script call. The tests run on Redis 7.0.
+// Limiter and its script call. Where scripts may not read the server's clock, the
+// store's URL may say clock=caller: then "Redis's time" above is each process's own,
+// and with clocks at most e apart and a store timeout d never over holds for windows
+// of w−e−d. The tests run on Redis 7.0.
 //
 // # What breaks them
 //

@@ -43,9 +43,8 @@ type Tracing struct {
 
 // Store is the Redis that holds the windows.
 type Store struct {
-	// URL is redis://[user:password@]host:port[/db], rediss:// for TLS, or
-	// with ?cluster=true for Redis Cluster (addr=host:port repeats for more nodes).
-	// Secret: never logged.
+	// URL as package redisurl says, with clock=caller where scripts may not read
+	// the server's clock. Secret: never logged.
 	URL string `json:"url"`
 	// CABundle is PEM to verify a rediss:// server with, beside the system's roots.
 	CABundle string `json:"caBundle,omitempty"`

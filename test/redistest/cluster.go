@@ -59,7 +59,7 @@ func StartReplicatedCluster(t testing.TB, args ...string) *Cluster {
 	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
 	defer cancel()
 	for range c.Servers {
-		replica := c.start(append([]string{"--repl-diskless-sync-delay", "0"}, args...))
+		replica := c.start(args)
 		c.Replicas = append(c.Replicas, replica)
 		c.meet(ctx, replica)
 	}
@@ -86,7 +86,7 @@ func (c *Cluster) start(args []string) *Server {
 	bus := freePort(c.t) // the default, port + 10000, may be above 65535
 	server := start(c.t, nil, c.t.TempDir(), append([]string{
 		"--cluster-enabled", "yes", "--cluster-port", bus,
-		"--cluster-config-file", "nodes.conf", "--cluster-node-timeout", "2000",
+		"--cluster-config-file", "nodes.conf", "--cluster-node-timeout", "2000", "--repl-diskless-sync-delay", "0",
 	}, args...)...)
 	c.bus[server] = bus
 	return server
