@@ -417,6 +417,38 @@ func TestAServerOfTheClusterRestarts(t *testing.T) {
 	eventually(t, "the server has all users", func() bool { return len(usersOf(t, cluster.Servers[1])) == 4 })
 }
 
+// Behind Sentinel the replica has the users too, so that it serves at once when it
+// is made the master; and the former master gets them when it is back.
+func TestUsersBehindSentinel(t *testing.T) {
+	t.Parallel()
+	sentinel := redistest.StartSentinel(t, redistest.SentinelOptions{
+		Password: "secret", SentinelPassword: "other", Args: []string{"--maxmemory-policy", "allkeys-lru"},
+	})
+	r := newReplica(t, &apiServer{}, sentinel.URL(), Options{}, "shop").start(t)
+	eventually(t, "a user", func() bool { return r.of("shop") != "" })
+	for _, server := range []*redistest.Server{sentinel.Master, sentinel.Replica} {
+		if names := usersOf(t, server); len(names) != 2 {
+			t.Errorf("a server has %q, want the users of this period and of the one before", names)
+		}
+	}
+	if err := mustTake(t, r.of("shop"), "shop"); err != nil {
+		t.Error(err)
+	}
+	before := r.of("shop")
+	sentinel.FailOver(t.Context())
+	if err := mustTake(t, before, "shop"); err != nil {
+		t.Errorf("on the new master: %v", err)
+	}
+	sentinel.Master.Restart()
+	eventually(t, "the former master has the users", func() bool { return len(usersOf(t, sentinel.Master)) == 2 })
+	if r.of("shop") != before {
+		t.Error("the credential is another after the failover")
+	}
+	if !strings.Contains(r.log.String(), "evicts keys") || strings.Contains(r.log.String(), "secret") {
+		t.Errorf("want a warning of evictions and no password, logged: %s", r.log)
+	}
+}
+
 // Users that are nobody's are removed after a while; those of others never.
 func TestUsersOfGoneNamespacesAreRemoved(t *testing.T) {
 	t.Parallel()
@@ -693,16 +725,26 @@ func TestRightsAreMadeAnew(t *testing.T) {
 	}
 }
 
+// Of a hosted Redis too, which knows no CONFIG and no ACL.
 func TestWarnsOfEvictions(t *testing.T) {
 	t.Parallel()
-	for policy, want := range map[string]int{"allkeys-lru": 1, "noeviction": 0} {
-		server := redistest.Start(t, "--requirepass", "secret", "--maxmemory-policy", policy)
-		r := newReplica(t, &apiServer{}, server.URL(), Options{}, "shop").start(t)
-		eventually(t, "a user", func() bool { return r.of("shop") != "" })
+	hosted := []string{"--rename-command", "CONFIG", "", "--rename-command", "ACL", "", "--rename-command", "CLIENT", ""}
+	for _, test := range []struct {
+		policy string
+		args   []string
+		want   int
+	}{{"allkeys-lru", nil, 1}, {"noeviction", nil, 0}, {"volatile-lru", hosted, 1}, {"noeviction", hosted, 0}} {
+		server := redistest.Start(t, append(test.args, "--requirepass", "secret", "--maxmemory-policy", test.policy)...)
+		r := newReplica(t, &apiServer{}, strings.Replace(server.URL(), "://:", "://default:", 1), Options{}, "shop").start(t)
+		eventually(t, "a store", func() bool { return r.of("shop") != "" })
+		eventually(t, "the warning, if any", func() bool { return test.want == 0 || strings.Contains(r.log.String(), "evicts keys") })
 		r.pass(evictionsInterval)
 		r.pass(evictionsInterval)
-		if n := strings.Count(r.log.String(), "evicts keys"); n != want {
-			t.Errorf("%s: warned %d times, want %d:\n%s", policy, n, want, r.log)
+		if n := strings.Count(r.log.String(), "evicts keys"); n != test.want {
+			t.Errorf("%s: warned %d times, want %d:\n%s", test.policy, n, test.want, r.log)
+		}
+		if err := mustTake(t, r.of("shop"), "shop"); err != nil {
+			t.Errorf("%s: %v", test.policy, err)
 		}
 	}
 }

@@ -96,6 +96,25 @@ func TestTLS(t *testing.T) {
 	}
 }
 
+// Hosted services have TLS, the default user with a token, and do not know much of
+// what clients say: a connection needs AUTH alone, and SELECT of another database.
+func TestHostedService(t *testing.T) {
+	t.Parallel()
+	args := []string{"--requirepass", "t0ken"}
+	for _, command := range []string{"HELLO", "CLIENT", "COMMAND", "CONFIG", "ACL", "INFO", "SCRIPT", "WAIT", "READONLY"} {
+		args = append(args, "--rename-command", command, "")
+	}
+	server, authority := redistest.StartTLS(t, args...)
+	for _, path := range []string{"", "/1", "/2?clock=caller"} {
+		at := strings.Replace(server.URL(), "://:", "://default:", 1) + path
+		l, log := newLimiterOf(t, ruleset.Store{URL: at, CABundle: authority, TimeoutMillis: patience.Milliseconds()})
+		everything(t, l, func() {})
+		if log.String() != "" {
+			t.Errorf("%s: logged: %s", path, log)
+		}
+	}
+}
+
 // The password, the URL and the address are in no error and in no log.
 func TestSecretsAreNotTold(t *testing.T) {
 	t.Parallel()

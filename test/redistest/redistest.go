@@ -7,6 +7,7 @@ package redistest
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -48,6 +49,10 @@ type Server struct {
 	paused  bool
 }
 
+// program that is run: redis-server, or what the environment's REDIS_SERVER names,
+// as valkey-server.
+func program() string { return cmp.Or(os.Getenv("REDIS_SERVER"), "redis-server") }
+
 // AOF are the arguments of a server that has written a command to its disk
 // before it answers: Kill loses nothing that was answered, and Restart starts
 // with it.
@@ -83,8 +88,8 @@ func start(t testing.TB, secure *security, dir string, args ...string) *Server {
 // took meanwhile is given up for another.
 func attempt(t testing.TB, make func(port string) *Server) *Server {
 	t.Helper()
-	if _, err := exec.LookPath("redis-server"); err != nil {
-		t.Fatalf("redis-server is not installed and this test needs a real one: install redis-server, e.g. `make tools`")
+	if _, err := exec.LookPath(program()); err != nil {
+		t.Fatalf("%s is not installed and this test needs a real one: install redis-server, e.g. `make tools`", program())
 	}
 	var err error
 	for range 5 {
@@ -176,7 +181,7 @@ func (s *Server) signal(signal syscall.Signal) {
 func (s *Server) run() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	p, err := child.Start(exec.Command("redis-server", s.args...))
+	p, err := child.Start(exec.Command(program(), s.args...))
 	if err != nil {
 		return err
 	}
