@@ -164,8 +164,10 @@ func (s *script) add(c *command) {
 		number = int64(len(c.uses))
 	}
 	text := make([]byte, 0, 48)
+	separator := byte('[')
 	write := func(n int64) {
-		text = append(strconv.AppendInt(text, n, 10), ' ')
+		text = strconv.AppendInt(append(text, separator), n, 10)
+		separator = ','
 	}
 	write(number)
 	write(c.length / 1000)
@@ -186,7 +188,7 @@ func (s *script) add(c *command) {
 		write(q.limit.WindowMillis * 1000)
 		write(q.cost)
 	}
-	s.args = append(s.args, c.verb, c.id, text)
+	s.args = append(s.args, c.verb, c.id, append(text, ']'))
 	s.numbers += c.numbers()
 }
 
