@@ -14,6 +14,10 @@ import (
 // others for some 10 µs each.
 const maxBatch = 128
 
+// While one batch is on the way, so many takes that wait go as a second one: Redis
+// works on it while this process reads the answers to the first.
+const secondBatch = 16
+
 // command is a take on its way to the script.
 type command struct {
 	verb, id string
@@ -34,15 +38,15 @@ type command struct {
 }
 
 // batcher sends takes to Redis: at once when none is on the way, and those that
-// came meanwhile together. So one that is alone waits for nobody, and many
-// cost few round trips.
+// came meanwhile together, in two batches at most. So one that is alone waits for
+// nobody, and many cost few round trips.
 type batcher struct {
 	client redis.Scripter
 	// clock returns 0, for Redis's own time, but in tests: see Limiter.
 	clock func() int64
 
 	mu      sync.Mutex
-	flying  bool
+	flying  int // batches
 	waiting []*command
 }
 
@@ -53,9 +57,13 @@ func (b *batcher) do(ctx context.Context, c *command) error {
 		return err
 	}
 	b.mu.Lock()
-	if b.flying {
+	if b.flying > 0 {
 		c.done = make(chan struct{}, 1)
 		b.waiting = append(b.waiting, c)
+		if b.flying == 1 && len(b.waiting) >= secondBatch {
+			b.flying++
+			go b.fly(b.next())
+		}
 		b.mu.Unlock()
 		select {
 		case <-c.done:
@@ -64,7 +72,7 @@ func (b *batcher) do(ctx context.Context, c *command) error {
 			return ctx.Err()
 		}
 	}
-	b.flying = true
+	b.flying++
 	b.mu.Unlock()
 	b.send([]*command{c})
 	b.mu.Lock()
@@ -76,12 +84,12 @@ func (b *batcher) do(ctx context.Context, c *command) error {
 	return c.err
 }
 
-// next takes the commands that go next; the caller holds mu. Without any,
-// nothing is flying any more.
+// next takes the commands that go next; the caller holds mu. Without any, its
+// batch flies no more.
 func (b *batcher) next() []*command {
 	n := min(len(b.waiting), maxBatch)
 	if n == 0 {
-		b.flying = false
+		b.flying--
 		return nil
 	}
 	batch := append([]*command(nil), b.waiting[:n]...)
