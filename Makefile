@@ -68,6 +68,8 @@ test-unit: ## Units and properties, with the race detector and a real Redis
 	@hack/packages.sh test
 	go -C hack/image test ./...
 	go -C hack/sbom test ./...
+	go -C test/bench/limiter vet ./...
+	go -C test/bench/limiter test ./...
 	go test -race -timeout=15m $$(go list ./... | grep -vE '$(OWN_SUITES)')
 
 .PHONY: test-conformance
@@ -109,10 +111,11 @@ test-docs: $(BIN)/images/e2e-app.tar ## The documentation's commands, typed into
 	@hack/test-docs.sh
 
 .PHONY: bench
-bench: ## Measure beside others, in one run: PART=tasks, PART=proxy (root on Linux); or PART=operator with 1,000 policies and 10,000 pods (JSON=1: for machines)
-	@hack/packages.sh $(if $(filter proxy,$(PART)),bench,test $(if $(filter operator,$(PART)),,interop))
+bench: ## Measure beside others, in one run: PART=tasks, PART=limiter, PART=proxy (root on Linux); or PART=operator with 1,000 policies and 10,000 pods (JSON=1: for machines)
+	@hack/packages.sh $(if $(filter proxy,$(PART)),bench,test $(if $(filter operator limiter,$(PART)),,interop))
 	@$(if $(filter operator,$(PART)),KUBEBUILDER_ASSETS=$$(hack/cluster/kubernetes/build.sh apiserver) POLICIES=$(POLICIES) PODS=$(PODS) EDITS=$(EDITS) REST=$(REST)) \
-	  JSON=$(JSON) ROUNDS=$(ROUNDS) OTHER=$(OTHER) PROFILE=$(PROFILE) go run ./test/bench $(or $(PART),tasks)
+	  JSON=$(JSON) ROUNDS=$(ROUNDS) TAKES=$(TAKES) DURATION=$(DURATION) OTHER=$(OTHER) PROFILE=$(PROFILE) \
+	  $(if $(filter limiter,$(PART)),go -C test/bench/limiter run .,go run ./test/bench $(or $(PART),tasks))
 
 .PHONY: verify
 verify: $(TOOLS)/controller-gen ## Fail with the names of files that are stale, unformatted or untidy

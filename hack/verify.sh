@@ -25,7 +25,7 @@ for file in $(git ls-files --cached --others --exclude-standard '*.go' | xargs g
   problem "$file is not formatted: run gofmt -w $file"
 done
 go vet ./... || problem "go vet found the above"
-for module in . hack/image hack/sbom test/conformance; do
+for module in . hack/image hack/sbom test/bench/limiter test/conformance; do
   go -C "$module" mod tidy -diff >/dev/null 2>&1 || problem "$module/go.mod or go.sum is not tidy: run go -C $module mod tidy"
 done
 exit $failed

@@ -14,6 +14,10 @@ import (
 // others for some 10 µs each.
 const maxBatch = 128
 
+// While one batch is on the way, so many takes that wait go as a second one: Redis
+// works on it while this process reads the answers to the first.
+const secondBatch = 16
+
 // command is a take on its way to the script.
 type command struct {
 	verb, id string
@@ -35,8 +39,8 @@ type command struct {
 }
 
 // batcher sends takes to Redis: at once when none is on the way, and those that
-// came meanwhile together. So one that is alone waits for nobody, and many
-// cost few round trips.
+// came meanwhile together, in two batches at most. So one that is alone waits for
+// nobody, and many cost few round trips.
 type batcher struct {
 	client redis.Scripter
 	// clock returns the time that the script is told; 0: Redis's own counts.
@@ -45,7 +49,7 @@ type batcher struct {
 	memory *memory
 
 	mu      sync.Mutex
-	flying  bool
+	flying  int // batches
 	waiting []*command
 }
 
@@ -56,9 +60,13 @@ func (b *batcher) do(ctx context.Context, c *command) error {
 		return err
 	}
 	b.mu.Lock()
-	if b.flying {
+	if b.flying > 0 {
 		c.done = make(chan struct{}, 1)
 		b.waiting = append(b.waiting, c)
+		if b.flying == 1 && len(b.waiting) >= secondBatch {
+			b.flying++
+			go b.fly(b.next())
+		}
 		b.mu.Unlock()
 		select {
 		case <-c.done:
@@ -67,7 +75,7 @@ func (b *batcher) do(ctx context.Context, c *command) error {
 			return ctx.Err()
 		}
 	}
-	b.flying = true
+	b.flying++
 	b.mu.Unlock()
 	b.send([]*command{c})
 	b.mu.Lock()
@@ -79,12 +87,12 @@ func (b *batcher) do(ctx context.Context, c *command) error {
 	return c.err
 }
 
-// next takes the commands that go next; the caller holds mu. Without any,
-// nothing is flying any more.
+// next takes the commands that go next; the caller holds mu. Without any, its
+// batch flies no more.
 func (b *batcher) next() []*command {
 	n := min(len(b.waiting), maxBatch)
 	if n == 0 {
-		b.flying = false
+		b.flying--
 		return nil
 	}
 	batch := append([]*command(nil), b.waiting[:n]...)
@@ -177,8 +185,10 @@ func (s *script) add(c *command) {
 		number = int64(len(c.uses))
 	}
 	text := make([]byte, 0, 48)
+	separator := byte('[')
 	write := func(n int64) {
-		text = append(strconv.AppendInt(text, n, 10), ' ')
+		text = strconv.AppendInt(append(text, separator), n, 10)
+		separator = ','
 	}
 	write(number)
 	write(c.length / 1000)
@@ -199,7 +209,7 @@ func (s *script) add(c *command) {
 		write(q.limit.WindowMillis * 1000)
 		write(q.cost)
 	}
-	s.args = append(s.args, c.verb, c.id, text)
+	s.args = append(s.args, c.verb, c.id, append(text, ']'))
 	s.numbers += c.numbers()
 }
 

@@ -22,36 +22,36 @@
 //     is admitted if nobody took meanwhile, and refused a microsecond earlier.
 //     It is negative if and only if some cost exceeds its n.
 //   - Once. A take that is sent again because its reply was lost counts once.
-//   - Bounded memory. A quota holds at most 128 entries of some 30 bytes, or
-//     1,088 bytes and some 40 for each open lease; and nothing soon after its
+//   - Bounded memory. A quota holds at most 160 entries of 19 bytes, or
+//     1,050 bytes and some 40 for each open lease; and nothing soon after its
 //     window has passed without an admission.
 //   - Bounded time. Take and Remaining return within the store's timeout (and
 //     10 ms for the scheduler), whatever Redis and the network do.
 //
 // # What holds them
 //
-// A limit of up to 128 has an exact log: a sorted set for each identity and
-// window with one member for each unit admitted, its score the time of admission.
-// The sum over (x−w, x] is a count of scores. A larger one has a sliced log: a ring
-// of weights for 200 slices of the window, where a unit counts as if it was taken
-// at the end of its slice. One Lua script (take.lua) reads the time, counts every quota,
+// A limit of up to 128 has an exact log: for each identity and window a string of
+// entries, one for each take, with the time of its admission and the units taken
+// until then. The sum over (x−w, x] is a difference of two such numbers. A larger
+// one has a sliced log: a ring of weights for 200 slices of the window, where a unit
+// counts as if it was taken at the end of its slice. One Lua script (take.lua) reads the time, counts every quota,
 // and only if all have room writes to any of them; Redis runs scripts one at a
 // time, so what it counted is still true when it writes. A refused take
 // returns before the first write.
 //
 // With m units in the window, a take of c over the limit n is admitted as soon
 // as m−n+c of them have left, hence when the unit of rank m−n+c−1 (from 0, the
-// oldest first) does: at its score plus w. That stays right when a limit was
+// oldest first) does: at its time plus w. That stays right when a limit was
 // lowered below m, and for any cost.
 //
-// The members are random and new for each take, and are the same when the
+// The id of an entry is random and new for each take, and is the same when the
 // client library sends the take again; the script answers "admitted" when it
-// finds them. A sliced log keeps no members: there a take without a lease that is
-// sent again counts twice, in favour of the limit. Keys expire, in the same script, a second after the last unit
-// may have left.
+// finds it. A sliced log keeps no ids: there a take without a lease that is
+// sent again counts twice, in favour of the limit. Keys expire, in the same script, a
+// second and at most a 16th of the window after the last unit may have left.
 //
 // The server's clock may step back, as after a failover. Each key's time is
-// max(clock, its newest score), so its sums never shrink early. RetryAfter is
+// max(clock, its newest time), so its sums never shrink early. RetryAfter is
 // still counted from the clock, whose time the caller's will be.
 //
 // # Leases

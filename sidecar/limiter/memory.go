@@ -202,8 +202,9 @@ func (m *memory) asks(takes []Take) request {
 }
 
 // end ends the lease and says how to settle it; nil when there is none. The next
-// one should be for as many takes as this one was used for, or, if it was used
-// up, for as many as that pace would have used.
+// one should be for half as many takes again as this one was used for, since
+// callers are not even, or, if it was used up, for as many as that pace would
+// have used.
 func (m *memory) end(e *entry, now int64) *command {
 	l := e.lease
 	if l == nil {
@@ -215,9 +216,9 @@ func (m *memory) end(e *entry, now int64) *command {
 			m.ledger.record(e.takes, takes, now-at)
 		}
 	}
-	if e.want = l.usedInAll; now < l.end {
+	if e.want = l.usedInAll + l.usedInAll/2; now < l.end {
 		times := min(max(l.length/max(now-l.begin, 1), 2), maxLeaseGrowth)
-		e.want = min(times*e.want, maxLeaseTakes)
+		e.want = min(times*l.usedInAll, maxLeaseTakes)
 	}
 	e.lease = nil
 	quotas, err := quotasOf(e.takes)

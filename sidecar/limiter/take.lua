@@ -17,7 +17,7 @@
 -- slices before the last one on; those before the first have left.
 --
 -- ARGV: the caller's time in microseconds, or '' for this server's; then for each command
--- its verb, its random id, and a text of its numbers: two, and limit, window
+-- its verb, its random id, and a JSON list of its numbers: two, and limit, window
 -- (microseconds) and cost for each of its logs.
 --   take    the numbers are how many more such takes are wanted for a lease, and
 --           its length in microseconds. A length alone: 'give' may follow.
@@ -54,9 +54,6 @@ local OPEN = 64 -- leases of a log: of more, all are forgotten, and leave with t
 local EXACT_KIND, EXACT_HEAD, ENTRY, SUMS = 101, 4, 19, 16777216 -- 'e'
 local SLICED_KIND, SLICED_HEAD = 115, 26 -- 's'
 
-local call, byte, char, sub = redis.call, string.byte, string.char, string.sub
-local floor, ceil, min, max = math.floor, math.ceil, math.min, math.max
-
 local now = tonumber(ARGV[1])
 if not now then
   local time = redis.pcall('TIME')
@@ -68,44 +65,44 @@ end
 
 -- delete needs no right of its own: a lifetime that is over deletes at once.
 local function delete(name)
-  call('PEXPIRE', name, 0)
+  redis.call('PEXPIRE', name, 0)
 end
 
 -- lifetime in milliseconds, from now on. It has a second to spare: it is counted
 -- from a clock that Redis reads before the script runs.
 local function lifetime(micros)
-  return ceil(micros / 1000) + 1000
+  return math.ceil(micros / 1000) + 1000
 end
 
 -- lives is the lifetime of a log whose last unit stands at a time. It covers the
 -- times that are not renewed.
 local function lives(key, time)
   local renewed = key.window / RENEW
-  return lifetime((floor(time / renewed) + 1) * renewed + key.window - now)
+  return lifetime((math.floor(time / renewed) + 1) * renewed + key.window - now)
 end
 
 -- renew lets a log live on, when its last unit stands at another time than before.
 local function renew(key, before, time)
   local renewed = key.window / RENEW
-  if key.time > now or floor(before / renewed) < floor(time / renewed) then
-    call('PEXPIRE', key.name, lives(key, time))
+  if key.time > now or math.floor(before / renewed) < math.floor(time / renewed) then
+    redis.call('PEXPIRE', key.name, lives(key, time))
   end
 end
 
 -- read7, read4 and read3 are the number in so many bytes from a place on, and
 -- write7, write4 and write3 those bytes.
 local function read7(log, at)
-  local a, b, c, d, e, f, g = byte(log, at, at + 6)
+  local a, b, c, d, e, f, g = string.byte(log, at, at + 6)
   return (((((a * 256 + b) * 256 + c) * 256 + d) * 256 + e) * 256 + f) * 256 + g
 end
 
 local function read4(log, at)
-  local a, b, c, d = byte(log, at, at + 3)
+  local a, b, c, d = string.byte(log, at, at + 3)
   return ((a * 256 + b) * 256 + c) * 256 + d
 end
 
 local function read3(log, at)
-  local a, b, c = byte(log, at, at + 2)
+  local a, b, c = string.byte(log, at, at + 2)
   return (a * 256 + b) * 256 + c
 end
 
@@ -113,7 +110,7 @@ local function write3(n)
   local c = n % 256
   n = (n - c) / 256
   local b = n % 256
-  return char((n - b) / 256, b, c)
+  return string.char((n - b) / 256, b, c)
 end
 
 local function write4(n)
@@ -122,7 +119,7 @@ local function write4(n)
   local c = n % 256
   n = (n - c) / 256
   local b = n % 256
-  return char((n - b) / 256, b, c, d)
+  return string.char((n - b) / 256, b, c, d)
 end
 
 local function write7(n)
@@ -135,7 +132,7 @@ local function write7(n)
   local b, g = n % 256, low % 256
   low = (low - g) / 256
   local f = low % 256
-  return char((n - b) / 256, b, c, d, (low - f) / 256, f, g)
+  return string.char((n - b) / 256, b, c, d, (low - f) / 256, f, g)
 end
 
 local now7 = write7(now)
@@ -155,7 +152,7 @@ function exact.read(key, log)
   local first, last = EXACT_HEAD + 1, #log - ENTRY + 1
   key.base, key.sum = read3(log, 2), read3(log, last + 7)
   key.newest = read7(log, last)
-  key.time = max(now, key.newest)
+  key.time = math.max(now, key.newest)
   local cut = key.time - key.window
   if key.newest <= cut then
     first, key.base = last + ENTRY, key.sum
@@ -178,9 +175,9 @@ end
 function exact.add(key)
   local added = entry(key.time, key.sum + key.cost, key.id)
   if not key.log or key.first > EXACT_HEAD + STALE * ENTRY then
-    call('SET', key.name, 'e' .. write3(key.base) .. sub(key.log or '', key.first) .. added, 'PX', lives(key, key.time))
+    redis.call('SET', key.name, 'e' .. write3(key.base) .. string.sub(key.log or '', key.first) .. added, 'PX', lives(key, key.time))
   else
-    call('APPEND', key.name, added)
+    redis.call('APPEND', key.name, added)
     renew(key, key.newest, key.time)
   end
   key.count = key.count + key.cost
@@ -192,7 +189,7 @@ local function entries(key)
   local list, total = {}, key.base
   for at = key.first, key.log and #key.log or -1, ENTRY do
     local sum = read3(key.log, at + 7)
-    list[#list + 1] = {time = read7(key.log, at), units = (sum - total) % SUMS, id = sub(key.log, at + 10, at + 18)}
+    list[#list + 1] = {time = read7(key.log, at), units = (sum - total) % SUMS, id = string.sub(key.log, at + 10, at + 18)}
     total = sum
   end
   return list
@@ -208,7 +205,7 @@ local function rewrite(key, list)
   end
   local log = total > 0 and table.concat(parts) or nil
   if log then
-    call('SET', key.name, log, 'PX', lives(key, list[#list].time))
+    redis.call('SET', key.name, log, 'PX', lives(key, list[#list].time))
   else
     delete(key.name)
   end
@@ -220,7 +217,7 @@ end
 function exact.note(key, uses)
   local list, room = entries(key), MOST - key.count
   for i = #uses, 1, -1 do
-    local at, units = key.time - uses[i].within, min(uses[i].takes, room)
+    local at, units = key.time - uses[i].within, math.min(uses[i].takes, room)
     if at > key.time - key.window and units > 0 then
       list[#list + 1] = {time = at, units = units, id = key.id}
       room = room - units
@@ -273,7 +270,7 @@ local function write(key, from, to)
       zeros = zeros + 4
     end
   end
-  call('SETRANGE', key.name, SLICED_HEAD + from % RING * 4, weights .. string.rep('\0', zeros))
+  redis.call('SETRANGE', key.name, SLICED_HEAD + from % RING * 4, weights .. string.rep('\0', zeros))
 end
 
 -- save writes what has changed.
@@ -281,10 +278,10 @@ local function save(key)
   local head = 's' .. write4(key.count) .. write7(key.first or 0) .. (key.time == now and now7 or write7(key.time)) .. write7(key.last)
   local written = key.written
   if not key.log or key.last - written >= RING then
-    call('SET', key.name, head .. string.rep('\0', RING * 4), 'PX', lives(key, key.last * key.slice))
+    redis.call('SET', key.name, head .. string.rep('\0', RING * 4), 'PX', lives(key, key.last * key.slice))
     written = key.last
   else
-    call('SETRANGE', key.name, 0, head)
+    redis.call('SETRANGE', key.name, 0, head)
     renew(key, written * key.slice, key.last * key.slice)
   end
   for slice in pairs(key.changed) do
@@ -297,26 +294,26 @@ local function save(key)
     if written + 1 < lap then
       write(key, written + 1, lap - 1)
     end
-    write(key, max(written + 1, lap), key.last)
+    write(key, math.max(written + 1, lap), key.last)
   end
 end
 
 -- slice_of is the number of the slice in which a time lies; its end is the
 -- number times the length.
 local function slice_of(key, time)
-  return ceil(time / key.slice)
+  return math.ceil(time / key.slice)
 end
 
 function sliced.read(key, log)
-  key.slice = ceil(key.window / SLICES)
+  key.slice = math.ceil(key.window / SLICES)
   key.log, key.changed, key.time, key.count = log, {}, now, 0
   key.first, key.last, key.written = nil, 0, 0
   if not log then
     return
   end
   key.count, key.last = read4(log, 2), read7(log, 20)
-  key.written, key.time = key.last, max(now, read7(log, 13))
-  local first, cut = read7(log, 6), floor((key.time - key.window) / key.slice)
+  key.written, key.time = key.last, math.max(now, read7(log, 13))
+  local first, cut = read7(log, 6), math.floor((key.time - key.window) / key.slice)
   while key.count > 0 and first <= cut do
     key.count = key.count - weight(key, first)
     first = first + 1
@@ -331,8 +328,8 @@ end
 local function put(key, slice, units)
   key.changed[slice] = weight(key, slice) + units
   key.count = key.count + units
-  key.first = min(key.first or slice, slice)
-  key.last = max(key.last, slice)
+  key.first = math.min(key.first or slice, slice)
+  key.last = math.max(key.last, slice)
 end
 
 -- move has units leave with another slice than they would; with none: now.
@@ -341,7 +338,7 @@ local function move(key, units, from, to)
     return -- they have left
   end
   local held = weight(key, from)
-  units = min(units, held)
+  units = math.min(units, held)
   key.changed[from] = held - units
   key.count = key.count - units
   if to and to * key.slice > key.time - key.window then
@@ -364,27 +361,27 @@ function sliced.add(key, takes, length, gives)
   end
   save(key)
   if takes > 0 or gives then
-    if call('HLEN', key.leases) >= OPEN then
+    if redis.call('HLEN', key.leases) >= OPEN then
       delete(key.leases)
     end
-    call('HSET', key.leases, key.id, write7(key.time) .. takes)
-    call('PEXPIRE', key.leases, lifetime(2 * length))
+    redis.call('HSET', key.leases, key.id, write7(key.time) .. takes)
+    redis.call('PEXPIRE', key.leases, lifetime(2 * length))
   end
 end
 
 -- granted is when a take with a lease's length was admitted, and the takes of
 -- its lease; nil when that is not known.
 local function granted(key)
-  local found = call('HGET', key.leases, key.id)
+  local found = redis.call('HGET', key.leases, key.id)
   if found then
-    return read7(found, 1), tonumber(sub(found, 8))
+    return read7(found, 1), tonumber(string.sub(found, 8))
   end
 end
 
 function sliced.remove(key)
   local time = granted(key)
   if time and key.first then
-    call('HDEL', key.leases, key.id)
+    redis.call('HDEL', key.leases, key.id)
     move(key, key.cost, slice_of(key, time), nil)
     save(key)
   end
@@ -417,8 +414,8 @@ end
 -- open reads a log. One that is sliced remains so while it lives; an exact one
 -- becomes so when the limit has been raised.
 local function open(key)
-  local log = call('GET', key.name) or nil
-  local kind = log and byte(log)
+  local log = redis.call('GET', key.name) or nil
+  local kind = log and string.byte(log)
   if kind == SLICED_KIND and #log == SLICED_HEAD + RING * 4 or not log and key.limit > EXACT then
     key.kind = sliced
     sliced.read(key, log)
@@ -448,15 +445,15 @@ local function settle(key, length, uses)
   if not time or key.kind ~= sliced then
     return
   end
-  call('HDEL', key.leases, key.id)
+  redis.call('HDEL', key.leases, key.id)
   if not key.first then
     return
   end
   local from = slice_of(key, time + length)
   for _, use in ipairs(uses) do
-    local used = min(use.takes, left)
+    local used = math.min(use.takes, left)
     left = left - used
-    move(key, used * key.cost, from, slice_of(key, time + min(use.within, length)))
+    move(key, used * key.cost, from, slice_of(key, time + math.min(use.within, length)))
   end
   move(key, left * key.cost, from, nil)
   save(key)
@@ -471,9 +468,9 @@ local function leased(keys, wanted, length)
     if key.kind == exact or key.limit <= EXACT or key.window < 5 * length then
       return 0
     end
-    wanted = min(wanted, floor((key.limit - key.count - key.cost) / key.cost / SHARE))
+    wanted = math.min(wanted, math.floor((key.limit - key.count - key.cost) / key.cost / SHARE))
   end
-  return max(0, wanted)
+  return math.max(0, wanted)
 end
 
 -- unsettled is 1 if leases may be given back that some of the logs hold, else 0.
@@ -537,7 +534,7 @@ local function decide(verb, keys, wanted, length)
   for _, key in ipairs(keys) do
     local reset, retry = 0, 0
     if key.count > 0 then
-      reset = key.kind.leaves(key, max(0, key.count - key.limit))
+      reset = key.kind.leaves(key, math.max(0, key.count - key.limit))
     end
     if verb == 'take' and admitted == 1 then
       retry = (before or key.time) - now
@@ -546,7 +543,7 @@ local function decide(verb, keys, wanted, length)
     elseif key.count + key.cost > key.limit then
       retry = key.kind.leaves(key, key.count + key.cost - key.limit - 1)
     end
-    reply[replied + 1], reply[replied + 2], reply[replied + 3] = max(0, key.limit - key.count), reset, retry
+    reply[replied + 1], reply[replied + 2], reply[replied + 3] = math.max(0, key.limit - key.count), reset, retry
     replied = replied + 3
   end
 end
@@ -558,17 +555,17 @@ local function note(key, length, uses)
   end
   open(key)
   key.kind.note(key, uses)
-  if call('HLEN', key.leases) >= NOTES then
+  if redis.call('HLEN', key.leases) >= NOTES then
     delete(key.leases)
   end
-  call('HSET', key.leases, key.id, write7(key.time) .. 0)
-  call('PEXPIRE', key.leases, lifetime(2 * length))
+  redis.call('HSET', key.leases, key.id, write7(key.time) .. 0)
+  redis.call('PEXPIRE', key.leases, lifetime(2 * length))
 end
 
 -- reset empties a log but for what leases hold, which is in slices that end later.
 local function reset(key)
   open(key)
-  if key.kind == exact or call('HLEN', key.leases) == 0 then
+  if key.kind == exact or redis.call('HLEN', key.leases) == 0 then
     delete(key.name)
     return
   end
@@ -588,15 +585,12 @@ local function reset(key)
   end
 end
 
--- numbers reads a text of them. Most commands of a batch have the same.
+-- numbers reads a list of them. Most commands of a batch have the same.
 local texts = {}
 local function numbers(text)
   local list = texts[text]
   if not list then
-    list = {}
-    for digits in string.gmatch(text, '%d+') do
-      list[#list + 1] = tonumber(digits)
-    end
+    list = cjson.decode(text)
     texts[text] = list
   end
   return list

@@ -6,6 +6,8 @@
 //	bench proxy    CPU, latency and memory of the sidecar, beside HAProxy and net/http (Linux, root)
 //	bench operator memory, CPU, calls and latencies of the operator with many policies and pods (Linux)
 //
+// The limiter's part is a program of its own, in the folder limiter.
+//
 // JSON=1 prints JSON. Of the part proxy, ROUNDS=n is for a quick look, OTHER=file
 // measures another build of the sidecar too, and PROFILE=folder keeps profiles.
 // Of the part operator, POLICIES, PODS and EDITS are how many, REST=duration is

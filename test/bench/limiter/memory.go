@@ -1,7 +1,7 @@
 package main
 
 import (
-	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -44,21 +44,17 @@ func remember(ctx context.Context, o options) (r remembering, err error) {
 	command := exec.CommandContext(ctx, "/proc/self/exe")
 	command.Env = append(os.Environ(), roleVariable+"="+s.address,
 		"IDENTITIES="+strconv.Itoa(o.identities), "WINDOW="+o.window.String())
-	output, err := command.StdoutPipe()
-	if err != nil {
-		return r, err
-	}
-	command.Stderr = os.Stderr
+	var output bytes.Buffer
+	command.Stdout, command.Stderr = &output, os.Stderr
 	process, err := child.Start(command)
 	if err != nil {
 		return r, err
 	}
-	defer process.Kill()
-	line, err := bufio.NewReader(output).ReadBytes('\n')
-	if err != nil {
-		return r, fmt.Errorf("the process with %d identities ended: %w", o.identities, err)
+	<-process.Done()
+	if err := process.Err(); err != nil {
+		return r, fmt.Errorf("the process with %d identities: %w", o.identities, err)
 	}
-	return r, json.Unmarshal(line, &r)
+	return r, json.Unmarshal(output.Bytes(), &r)
 }
 
 // role is the process: it asks twice for each identity, so that each has a lease.
