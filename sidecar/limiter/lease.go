@@ -30,7 +30,7 @@ type lease struct {
 	// before it ends in Redis.
 	begin, end, length int64
 	left               int64
-	used               [leaseParts]int64 // by when
+	used               [leaseParts]int32 // by when; small, as there is one an identity
 	usedInAll          int64
 	// times at which the logs have the grant, and when that was; for a recorder.
 	times []int64
@@ -56,7 +56,7 @@ func (l *lease) uses() []use {
 	var uses []use
 	for part, takes := range l.used {
 		if takes > 0 {
-			uses = append(uses, use{takes, int64(part+1) * l.length / leaseParts / 1000})
+			uses = append(uses, use{int64(takes), int64(part+1) * l.length / leaseParts / 1000})
 		}
 	}
 	return uses

@@ -213,7 +213,7 @@ func (m *memory) end(e *entry, now int64) *command {
 	for part, takes := range l.used {
 		if takes > 0 {
 			at := min(l.begin+int64(part+1)*l.length/leaseParts, now)
-			m.ledger.record(e.takes, takes, now-at)
+			m.ledger.record(e.takes, int64(takes), now-at)
 		}
 	}
 	if e.want = l.usedInAll + l.usedInAll/2; now < l.end {
