@@ -130,8 +130,8 @@ func TestRecordsHaveRedisTime(t *testing.T) {
 	around = append(around, [2]int64{before, micros()})
 
 	var exact []int64
-	for _, unit := range client.ZRangeWithScores(t.Context(), "ratelimit:{bondhu/spotify:small}:60000", 0, -1).Val() {
-		exact = append(exact, int64(unit.Score))
+	for _, entry := range exactLog(client.Get(t.Context(), "ratelimit:{bondhu/spotify:small}:60000").Val()) {
+		exact = append(exact, entry.time)
 	}
 	i, widest := 0, int64(0)
 	for _, r := range recordsIn(t, file) {
@@ -161,8 +161,9 @@ func TestRecordedTimeOfARepeatedTake(t *testing.T) {
 	l := newLimiter(t, redistest.Start(t).URL())
 	both := []Take{perMinute("a", 100), perMinute("b", 100)}
 	for _, takes := range [][]Take{both[:1], both} {
+		id := newID()
 		ask := func() *command {
-			c := &command{verb: verbTake, id: "0123456789ab", quotas: mustQuotas(t, takes), deadline: time.Now().Add(patience)}
+			c := &command{verb: verbTake, id: id, quotas: mustQuotas(t, takes), deadline: time.Now().Add(patience)}
 			if err := l.backend.alone().call([]*command{c}); err != nil {
 				t.Fatal(err)
 			}
@@ -180,7 +181,7 @@ func TestRecordedTimeOfARepeatedTake(t *testing.T) {
 			}
 		}
 		now -= 1000 // the log's time does not step back
-		if stepped := (&command{verb: verbTake, id: "other", quotas: mustQuotas(t, takes), deadline: time.Now().Add(patience)}); l.backend.alone().call([]*command{stepped}) != nil || stepped.time(0) != 5_000_000_000 {
+		if stepped := (&command{verb: verbTake, id: newID(), quotas: mustQuotas(t, takes), deadline: time.Now().Add(patience)}); l.backend.alone().call([]*command{stepped}) != nil || stepped.time(0) != 5_000_000_000 {
 			t.Errorf("after the clock stepped back: admitted at %d, want %d", stepped.time(0), 5_000_000_000)
 		}
 		if err := l.backend.client.FlushAll(t.Context()).Err(); err != nil {

@@ -136,12 +136,23 @@ func (c *crowd) want(who string, status int) answered {
 // taken is how many units of a caller's quota are.
 func (h *house) taken(service, caller string, windowMillis int64) int64 {
 	h.t.Helper()
-	key := "ratelimit:{ns/" + service + ":" + caller + "}:" + strconv.FormatInt(windowMillis, 10)
-	n, err := h.redis.Client().ZCard(h.t.Context(), key).Result()
+	n, err := taken(h.t.Context(), limiterOn(h.t, h.redis), service, caller, windowMillis)
 	if err != nil {
 		h.t.Fatal(err)
 	}
 	return n
+}
+
+// taken is how many units of a caller's quota are, as a limiter knows.
+func taken(ctx context.Context, l *limiter.Limiter, service, caller string, windowMillis int64) (int64, error) {
+	const most = 1_000_000
+	d, err := l.Remaining(ctx, []limiter.Take{{
+		Namespace: "ns", Service: service, Identity: caller, Limits: []ruleset.Limit{{Requests: most, WindowMillis: windowMillis}},
+	}})
+	if err != nil {
+		return 0, err
+	}
+	return most - d.Quotas[0].Remaining, nil
 }
 
 func TestWaitingIsFirstComeFirstServed(t *testing.T) {
