@@ -582,7 +582,7 @@ type Reset struct {
 	Identity string `json:"identity"`
 	// at when; it is forgotten half a minute later.
 	// +required
-	At metav1.Time `json:"at"`
+	At metav1.MicroTime `json:"at"`
 	// by is the user that did it.
 	// +optional
 	// +kubebuilder:validation:MaxLength=253

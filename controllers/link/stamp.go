@@ -2,6 +2,7 @@ package link
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -48,7 +49,12 @@ func (r *Rulesets) Stamped(ctx context.Context, namespace string, podLabels map[
 	defer p.mu.Unlock()
 	if p.stamps.compiled == nil || p.stamps.authorities != authorities {
 		p.stamps = stamps{authorities: authorities, rulesets: map[programming.Selection]*ruleset.Ruleset{}}
-		p.stamps.compiled = programming.Prepare(namespace, p.policies, programming.Settings{
+		// Callers' names are for the link: what is stamped, whoever sees pods sees.
+		nameless := slices.Clone(p.policies)
+		for i := range nameless {
+			nameless[i].Status.Grants, nameless[i].Status.Resets = nil, nil
+		}
+		p.stamps.compiled = programming.Prepare(namespace, nameless, programming.Settings{
 			Link: current.Link, HostRoots: current.HostRoots, Authorities: authorities, Enforcers: coarse(p.enforcers, 1),
 		})
 	}

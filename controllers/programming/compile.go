@@ -23,7 +23,7 @@ func compile(policy *v1alpha1.RateLimitPolicy) ruleset.Policy {
 		IfMissing:      ifMissing(spec.Identity.IfMissing),
 		Limits:         limits(spec.Limits),
 		Overrides:      append(grants(policy), overrides(spec.Overrides)...),
-		Reset:          resets(policy.Status.Resets),
+		Resets:         resets(policy.Status.Resets),
 		Observe:        spec.Mode == v1alpha1.ModeObserve,
 		OnStoreFailure: onStoreFailure(spec.OnStoreFailure),
 		Wait:           wait(spec.OnLimit),
@@ -209,12 +209,12 @@ func WithGrant(limits []v1alpha1.Limit, grant *v1alpha1.Grant) []v1alpha1.Limit 
 	return more
 }
 
-func resets(declared []v1alpha1.Reset) []string {
-	var identities []string
+func resets(declared []v1alpha1.Reset) []ruleset.Reset {
+	var compiled []ruleset.Reset
 	for i := range declared {
-		identities = append(identities, declared[i].Identity)
+		compiled = append(compiled, ruleset.Reset{Identity: declared[i].Identity, AtMicros: declared[i].At.UnixMicro()})
 	}
-	return identities
+	return compiled
 }
 
 func overrides(declared []v1alpha1.Override) []ruleset.Override {

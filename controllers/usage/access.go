@@ -29,6 +29,8 @@ const (
 	maxKnown = 4096
 	// reviewTimeout bounds asking the API server.
 	reviewTimeout = 5 * time.Second
+	// maxAsking bounds the questions under way.
+	maxAsking = 8
 )
 
 // attempt is what somebody wants to do.
@@ -38,6 +40,8 @@ type attempt struct{ namespace, policy, verb, subresource string }
 type access struct {
 	api   kubernetes.Interface
 	known *lru.LRUExpireCache // of question
+	// asking has a value for each question to the API server that is under way.
+	asking chan struct{}
 }
 
 type question struct {
@@ -52,7 +56,7 @@ type verdict struct {
 }
 
 func newAccess(api kubernetes.Interface) *access {
-	return &access{api: api, known: lru.NewLRUExpireCache(maxKnown)}
+	return &access{api: api, known: lru.NewLRUExpireCache(maxKnown), asking: make(chan struct{}, maxAsking)}
 }
 
 // allow says who it is and whether they may. An error: the API server did not say.
@@ -68,6 +72,12 @@ func (a *access) allow(r *http.Request, wanted attempt) (verdict, error) {
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), reviewTimeout)
 	defer cancel()
+	select {
+	case a.asking <- struct{}{}:
+		defer func() { <-a.asking }()
+	case <-ctx.Done():
+		return verdict{}, ctx.Err()
+	}
 	found, err := a.ask(ctx, token, wanted)
 	if err == nil {
 		a.known.Add(asked, found, knownFor)

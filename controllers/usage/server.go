@@ -41,7 +41,7 @@ type Options struct {
 }
 
 const (
-	// maxAtOnce bounds the requests under way.
+	// maxAtOnce bounds the requests under way of those who may.
 	maxAtOnce      = 16
 	maxBodyBytes   = 8 << 10
 	requestTimeout = 10 * time.Second
@@ -52,7 +52,7 @@ type Server struct {
 	options Options
 	access  *access
 	limiter *limiter.Limiter
-	// busy has a value for each request under way.
+	// busy has a value for each request under way of somebody who may.
 	busy chan struct{}
 	mux  *http.ServeMux
 }
@@ -80,13 +80,6 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_ = connection.SetReadDeadline(deadline)
 	_ = connection.SetWriteDeadline(deadline)
 	defer func() { _ = connection.SetReadDeadline(time.Time{}) }()
-	select {
-	case s.busy <- struct{}{}:
-		defer func() { <-s.busy }()
-	default:
-		answer(w, nil, problem(http.StatusServiceUnavailable, "Too many requests are under way. Try again."))
-		return
-	}
 	s.mux.ServeHTTP(w, r)
 }
 
@@ -117,6 +110,13 @@ func (s *Server) handle(method, subresource, verb string, do func(context.Contex
 		q, err := s.admit(ctx, r, attempt{r.PathValue("namespace"), r.PathValue("policy"), verb, subresource})
 		if err != nil {
 			answer(w, nil, err)
+			return
+		}
+		select {
+		case s.busy <- struct{}{}:
+			defer func() { <-s.busy }()
+		default:
+			answer(w, nil, problem(http.StatusServiceUnavailable, "Too many requests are under way. Try again."))
 			return
 		}
 		found, err := do(ctx, q)

@@ -91,23 +91,25 @@ func (s *Server) reset(ctx context.Context, q *asked) (any, error) {
 	if err := s.useStore(); err != nil {
 		return nil, err
 	}
-	if err := s.limiter.Reset(ctx, takeOf(q.policy, identity, limits)); err != nil {
+	err = s.limiter.Reset(ctx, takeOf(q.policy, identity, limits))
+	if err != nil { // it may have done it
+		s.audit(q, EventReset, "Reset", "%s tried to empty the windows of %s: %v", q.user, hashed(identity), err)
 		return nil, s.unanswered(err)
 	}
+	s.audit(q, EventReset, "Reset", "%s emptied the windows of %s", q.user, hashed(identity))
 	// Sidecars are told afterwards: what they ask from then on meets empty windows.
-	at := metav1.Now()
+	at := metav1.NowMicro()
 	err = s.edit(ctx, q.policy, func(status *v1alpha1.RateLimitPolicyStatus) error {
 		status.Resets = slices.DeleteFunc(status.Resets, func(r v1alpha1.Reset) bool { return r.Identity == identity })
 		if excess := len(status.Resets) + 1 - v1alpha1.MaxResets; excess > 0 {
 			status.Resets = slices.Delete(status.Resets, 0, excess) // the oldest are told already
 		}
-		status.Resets = append(status.Resets, v1alpha1.Reset{Identity: identity, At: at, By: shortened(q.user)})
+		status.Resets = append(status.Resets, v1alpha1.Reset{Identity: identity, At: at, By: shortened(q.user, maxUserBytes)})
 		return nil
 	})
 	if err != nil {
 		return nil, err
 	}
-	s.audit(q, EventReset, "Reset", "%s emptied the windows of %s", q.user, hashed(identity))
 	return s.usageOf(ctx, q.policy, identity)
 }
 
@@ -120,7 +122,7 @@ func (s *Server) grant(ctx context.Context, q *asked) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	granted.By = shortened(q.user)
+	granted.By = shortened(q.user, maxUserBytes)
 	if limits, _ := limitsOf(q.policy, granted.Identity, time.Now()); len(limits) == 0 {
 		return nil, problem(http.StatusConflict, "The policy limits nothing for this caller: there is nothing to grant.")
 	}
@@ -204,7 +206,7 @@ func (s *Server) edit(ctx context.Context, policy *v1alpha1.RateLimitPolicy, cha
 // audit says who did what.
 func (s *Server) audit(q *asked, reason, action, format string, args ...any) {
 	sentence := fmt.Sprintf(format, args...)
-	s.options.Recorder.Eventf(q.policy, nil, corev1.EventTypeNormal, reason, action, "%.1000s", sentence)
+	s.options.Recorder.Eventf(q.policy, nil, corev1.EventTypeNormal, reason, action, "%s", shortened(sentence, maxNoteBytes))
 	s.options.Logger.Info(sentence, "namespace", q.policy.Namespace, "policy", q.policy.Name)
 }
 
@@ -269,11 +271,12 @@ func named(identity *string) (string, error) {
 const (
 	maxReasonRunes = 200
 	maxUserBytes   = 253
+	maxNoteBytes   = 1000
 )
 
-// shortened is a user's name as the status has room for it.
-func shortened(user string) string {
-	return strings.ToValidUTF8(user[:min(len(user), maxUserBytes)], "")
+// shortened is a text as there is room for it.
+func shortened(text string, most int) string {
+	return strings.ToValidUTF8(text[:min(len(text), most)], "")
 }
 
 func (g *GrantRequest) check(now time.Time) (v1alpha1.Grant, error) {

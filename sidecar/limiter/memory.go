@@ -276,12 +276,13 @@ func (m *memory) learn(takes []Take, r request, c *command, d Decision) {
 	e.at, e.quotas, e.until = now, append(e.quotas[:0], d.Quotas...), 0
 	if !d.Admitted && d.RetryAfter > 0 {
 		longest := maxDenial
-		if c.reply[1] == 1 {
+		if c.reply[1] == 1 || len(c.quotas) < len(d.Quotas) { // of a cluster, others' leases are not told of
 			longest = maxLeasedDenial
 		}
 		e.until = r.start + int64(min(d.RetryAfter, longest))
 	}
 	if leased > 0 {
+		m.later(m.end(e, now)) // one that came meanwhile
 		e.lease = &lease{id: c.id, begin: r.start, end: r.start + r.length - r.length/256, length: r.length, left: leased}
 		if m.recorder != nil {
 			e.lease.times, e.lease.read = c.times(), c.read
@@ -296,7 +297,9 @@ func (m *memory) failed(takes []Take, r request, c *command) {
 	if r.want == 0 {
 		return
 	}
-	m.later(c.unused())
+	if c.want > 0 { // else it was asked again without a lease
+		m.later(c.unused())
+	}
 	s, _, e := m.find(takes)
 	defer s.mu.Unlock()
 	if e != nil && e.is(takes) {

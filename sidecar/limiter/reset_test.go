@@ -1,6 +1,7 @@
 package limiter
 
 import (
+	"fmt"
 	"testing"
 
 	"github.com/weir-dev/weir/test/redistest"
@@ -62,5 +63,35 @@ func TestResetOfNothing(t *testing.T) {
 	}
 	if err := l.Reset(t.Context(), Take{}); err == nil {
 		t.Error("a take without limits was reset")
+	}
+}
+
+// What sidecars have in leases stays counted, of however many.
+func TestResetKeepsOpenLeases(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	for _, sidecars := range []int{3, 70} { // more than a log's leases are known of
+		f := newFleet(t, server.URL(), sidecars)
+		take := perMinute(fmt.Sprint(sidecars), 1_000_000)
+		for i := range sidecars {
+			for e := f.limiters[i].backend.memory.entryOf(take); e == nil || e.lease == nil; e = f.limiters[i].backend.memory.entryOf(take) {
+				f.take(t, i, take)
+				f.now += 100
+			}
+		}
+		f.settle(0)
+		if err := f.limiters[0].Reset(t.Context(), take); err != nil {
+			t.Fatal(err)
+		}
+		var held int64
+		for _, l := range f.limiters {
+			if e := l.backend.memory.entryOf(take); e != nil && e.lease != nil {
+				held += e.lease.left
+			}
+		}
+		counted := units(t, server.Client(), mustQuotas(t, []Take{take})[0].key)
+		if held == 0 || counted < held {
+			t.Errorf("%d sidecars: %d units are in their leases, and %d are counted after a reset", sidecars, held, counted)
+		}
 	}
 }

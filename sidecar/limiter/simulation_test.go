@@ -147,7 +147,9 @@ func (s *simulation) step(step int) {
 			s.t.Fatalf("step %d: resetting: %v", step, err)
 		}
 		for _, l := range s.limiters {
-			l.Forget("n", "s", []string{caller.take.Identity})
+			if s.random.IntN(2) == 0 { // others go on with what they have
+				l.Forget("n", "s", []string{caller.take.Identity})
+			}
 		}
 		caller.admitted = nil
 		s.resets++

@@ -30,8 +30,8 @@
 --           remembered. Each pair: units that were admitted while this server did
 --           not decide, and how many microseconds ago. They count whatever the
 --           limit is.
---   reset   0 and some length: takes out what was taken until now. What leases
---           hold stays, and with them what else is in the slice of now.
+--   reset   0 and some length: takes out what was taken until now, but what open
+--           leases hold.
 -- KEYS: each command's logs; where it has a length, each followed by a hash of
 -- the leases of that log, or of what was noted in it.
 --
@@ -50,6 +50,8 @@ local RENEW = 16 -- a key's lifetime is renewed once in such a part of its windo
 local NOTES = 1024 -- ids of notes of a log: of more, all are forgotten
 local SETTLED = 2000000 -- microseconds after its end, in which a lease is given back
 local OPEN = 64 -- leases of a log: of more, all are forgotten, and leave with their window
+local KNOWN = 20000000 -- microseconds for which a lease or a note is known: twice the longest lease
+local FORGOTTEN = 'forgotten' -- says in a hash of leases that there were more
 
 local EXACT_KIND, EXACT_HEAD, ENTRY, SUMS = 101, 4, 19, 16777216 -- 'e'
 local SLICED_KIND, SLICED_HEAD = 115, 26 -- 's'
@@ -352,6 +354,17 @@ local function move(key, units, from, to)
   end
 end
 
+-- know keeps when the command of a key was granted, when its lease ends, the takes
+-- of that and their cost.
+local function know(key, most, length, takes)
+  if redis.call('HLEN', key.leases) > most then
+    delete(key.leases)
+    redis.call('HSET', key.leases, FORGOTTEN, '')
+  end
+  redis.call('HSET', key.leases, key.id, write7(key.time) .. write7(key.time + length) .. write4(takes) .. write4(key.cost))
+  redis.call('PEXPIRE', key.leases, lifetime(KNOWN))
+end
+
 -- add records a take and those of its lease. They can be taken back if they are
 -- leased, or the caller says so.
 function sliced.add(key, takes, length, gives)
@@ -361,11 +374,7 @@ function sliced.add(key, takes, length, gives)
   end
   save(key)
   if takes > 0 or gives then
-    if redis.call('HLEN', key.leases) >= OPEN then
-      delete(key.leases)
-    end
-    redis.call('HSET', key.leases, key.id, write7(key.time) .. takes)
-    redis.call('PEXPIRE', key.leases, lifetime(2 * length))
+    know(key, OPEN, length, takes)
   end
 end
 
@@ -374,7 +383,7 @@ end
 local function granted(key)
   local found = redis.call('HGET', key.leases, key.id)
   if found then
-    return read7(found, 1), tonumber(string.sub(found, 8))
+    return read7(found, 1), read4(found, 15)
   end
 end
 
@@ -422,7 +431,7 @@ local function open(key)
     return
   end
   if log and (kind ~= EXACT_KIND or (#log - EXACT_HEAD) % ENTRY ~= 0) then
-    error('WRONGTYPE ' .. key.name .. ' is no log of takes')
+    error('WRONGTYPE a key is no log of takes')
   end
   key.kind = exact
   exact.read(key, log)
@@ -549,34 +558,50 @@ local function decide(verb, keys, wanted, length)
 end
 
 -- note counts what was admitted without this server, once.
-local function note(key, length, uses)
+local function note(key, uses)
   if granted(key) then
     return
   end
   open(key)
   key.kind.note(key, uses)
-  if redis.call('HLEN', key.leases) >= NOTES then
-    delete(key.leases)
-  end
-  redis.call('HSET', key.leases, key.id, write7(key.time) .. 0)
-  redis.call('PEXPIRE', key.leases, lifetime(2 * length))
+  know(key, NOTES, 0, 0)
 end
 
--- reset empties a log but for what leases hold, which is in slices that end later.
+-- reset empties a log but for what open leases hold; where some are not known,
+-- but for all from the slice of now on.
 local function reset(key)
   open(key)
-  if key.kind == exact or redis.call('HLEN', key.leases) == 0 then
+  local held, from = {}, nil
+  if key.kind == sliced and key.first then
+    local found = redis.call('HGETALL', key.leases)
+    for i = 1, #found, 2 do
+      local lease = found[i + 1]
+      if found[i] == FORGOTTEN then
+        from = slice_of(key, key.time)
+      elseif read4(lease, 15) > 0 then
+        held[#held + 1] = {slice = slice_of(key, read7(lease, 8)), units = read4(lease, 15) * read4(lease, 19)}
+      end
+    end
+  end
+  if not from and #held == 0 then
     delete(key.name)
     return
   end
-  local current = slice_of(key, key.time)
-  while key.count > 0 and key.first < current do
-    key.count = key.count - weight(key, key.first)
-    key.changed[key.first] = 0
-    key.first = key.first + 1
-    while key.count > 0 and weight(key, key.first) == 0 do
-      key.first = key.first + 1
+  local last = key.last
+  for slice = key.first, last do
+    if not from or slice < from then
+      key.count = key.count - weight(key, slice)
+      key.changed[slice] = 0
     end
+  end
+  key.first = from
+  for _, lease in ipairs(held) do
+    if (not from or lease.slice < from) and lease.slice * key.slice > key.time - key.window then
+      put(key, lease.slice, lease.units)
+    end
+  end
+  while key.count > 0 and weight(key, key.first) == 0 do
+    key.first = key.first + 1
   end
   if key.count == 0 then
     delete(key.name)
@@ -628,7 +653,7 @@ for at = 2, #ARGV, 3 do
     end
     for _, key in ipairs(keys_of(id, list, from, length)) do
       if verb == 'note' then
-        note(key, length, uses)
+        note(key, uses)
       else
         settle(key, length, uses)
       end

@@ -48,7 +48,7 @@ func TestAResetCallerIsAdmitted(t *testing.T) {
 	if err := limiterOn(t, h.redis).Reset(t.Context(), take); err != nil {
 		t.Fatal(err)
 	}
-	policy.Reset = []string{"alice"}
+	policy.Resets = []ruleset.Reset{{Identity: "alice", AtMicros: 1}}
 	h.apply(policy)
 	if got := h.statuses(3, "alice"); !slices.Equal(got, []int{200, 200, 429}) {
 		t.Errorf("after: %v", got)

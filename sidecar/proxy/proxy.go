@@ -125,8 +125,12 @@ func (p *Proxy) Apply(rs *ruleset.Ruleset) error {
 	p.metrics.follow(p.table.Load(), next)
 	p.table.Store(next)
 	for _, policy := range next.policies {
-		if len(policy.Reset) > 0 {
-			p.taker.Forget(rs.Namespace, policy.Service, policy.Reset)
+		var identities []string
+		for _, reset := range policy.Resets {
+			identities = append(identities, reset.Identity)
+		}
+		if len(identities) > 0 {
+			p.taker.Forget(rs.Namespace, policy.Service, identities)
 		}
 	}
 	p.lines.wake()

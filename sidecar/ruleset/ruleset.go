@@ -88,9 +88,9 @@ type Policy struct {
 	IfMissing IfMissing  `json:"ifMissing"`
 	Limits    []Limit    `json:"limits"`
 	Overrides []Override `json:"overrides,omitempty"`
-	// Reset are callers whose windows were emptied a moment ago: what a sidecar
+	// Resets are of callers whose windows were emptied a moment ago: what a sidecar
 	// remembers of them holds no more.
-	Reset          []string       `json:"reset,omitempty"`
+	Resets         []Reset        `json:"resets,omitempty"`
 	Observe        bool           `json:"observe,omitempty"`
 	OnStoreFailure OnStoreFailure `json:"onStoreFailure"`
 	// Enforcers are the sidecars that enforce the policy, rounded up; 0: not
@@ -219,6 +219,13 @@ type Limit struct {
 
 // Window is the sliding window's length.
 func (l Limit) Window() time.Duration { return time.Duration(l.WindowMillis) * time.Millisecond }
+
+// Reset says whose windows were emptied, and when, in microseconds of Unix time:
+// another of the same caller is another.
+type Reset struct {
+	Identity string `json:"identity"`
+	AtMicros int64  `json:"atMicros"`
+}
 
 // Override replaces a policy's limits for some identities; no Limits: unlimited.
 type Override struct {

@@ -109,9 +109,23 @@ var _ = Describe("usage", Ordered, func() {
 		status, body := follower.person(support, http.MethodPost, namespace, "resets", `{"identity":"alice"}`)
 		Expect(status).To(Equal(http.StatusOK), body)
 		Expect(body).To(ContainSubstring(`"remaining":3`))
-		Eventually(func() []string { return pod.rules("spotify").Reset }).Should(ConsistOf("alice"))
-		limits.Forget(namespace, "spotify", pod.rules("spotify").Reset) // as the sidecar does: sidecar/proxy
+		told := func() int64 {
+			for _, reset := range pod.rules("spotify").Resets {
+				if reset.Identity == "alice" {
+					return reset.AtMicros
+				}
+			}
+			return 0
+		}
+		Eventually(told).ShouldNot(BeZero())
+		limits.Forget(namespace, "spotify", []string{"alice"}) // as the sidecar does: sidecar/proxy
 		Expect(exhaust("alice")).To(Equal(3))
+		before := told()
+		status, _ = leader.person(support, http.MethodPost, namespace, "resets", `{"identity":"alice"}`)
+		Expect(status).To(Equal(http.StatusOK))
+		Eventually(told).Should(BeNumerically(">", before), "another reset is another")
+		stamped := leader.stamped(namespace, nil)
+		Expect(stamped.Policies[0].Resets).To(BeEmpty(), "pods do not show callers' names")
 		Expect(take("bob")).To(BeFalse())
 
 		Eventually(eventsAbout(policy)).Should(ContainElement("Normal QuotaReset"))
