@@ -56,13 +56,14 @@ type RateLimitPolicyReconciler struct {
 	Authorities      *certs.Authorities
 	Clock            clock.Clock
 
+	cache   client.Reader
 	started time.Time
 	told    *lru.Cache // owners of pods without sidecar, of which an event spoke
 }
 
 // SetupWithManager registers the controller. Its requests name a namespace.
 func (r *RateLimitPolicyReconciler) SetupWithManager(mgr ctrl.Manager) error {
-	r.told = lru.New(maxTold)
+	r.told, r.cache = lru.New(maxTold), mgr.GetCache()
 	err := ctrl.NewControllerManagedBy(mgr).
 		Named("ratelimitpolicy").
 		WithOptions(controller.Options{MaxConcurrentReconciles: 4}).
@@ -99,10 +100,9 @@ func (r *RateLimitPolicyReconciler) Reconcile(ctx context.Context, request recon
 	if len(policies.Items) == 0 {
 		return reconcile.Result{}, nil
 	}
-	pods := &corev1.PodList{}
-	// Only read here, so 10,000 pods need not be copied.
-	if err := r.Client.List(ctx, pods, client.InNamespace(namespace), client.UnsafeDisableDeepCopy); err != nil {
-		return reconcile.Result{}, fmt.Errorf("listing the pods of namespace %s: %w", namespace, err)
+	pods, err := link.PodsIn(ctx, r.cache, namespace)
+	if err != nil {
+		return reconcile.Result{}, err
 	}
 
 	now := r.Clock.Now()
@@ -114,7 +114,7 @@ func (r *RateLimitPolicyReconciler) Reconcile(ctx context.Context, request recon
 	verdicts := programming.Accept(policies.Items)
 	said := r.Acknowledgements.Of(namespace)
 	authority := r.Authorities.Bundle(namespace) != ""
-	running := candidates(pods.Items)
+	running := candidates(pods)
 	again := max(0, untilSettled)
 	var failures []error
 	for i := range policies.Items {

@@ -50,10 +50,9 @@ type census struct {
 
 // candidates are the pods that a policy may select, by name: those that run or
 // are about to, and whose connections can be captured at all.
-func candidates(pods []corev1.Pod) []*corev1.Pod {
+func candidates(pods []*corev1.Pod) []*corev1.Pod {
 	running := make([]*corev1.Pod, 0, len(pods))
-	for i := range pods {
-		pod := &pods[i]
+	for _, pod := range pods {
 		ended := pod.DeletionTimestamp != nil || pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed
 		if !ended && !pod.Spec.HostNetwork {
 			running = append(running, pod)

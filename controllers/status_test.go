@@ -211,12 +211,12 @@ func TestDecideAgainChangesNothing(t *testing.T) {
 func TestSelectPods(t *testing.T) {
 	t.Parallel()
 	ended := metav1.NewTime(epoch)
-	pod := func(name string, change func(*corev1.Pod)) corev1.Pod {
-		p := corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"app": "web"}}}
-		change(&p)
+	pod := func(name string, change func(*corev1.Pod)) *corev1.Pod {
+		p := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{"app": "web"}}}
+		change(p)
 		return p
 	}
-	pods := []corev1.Pod{
+	pods := []*corev1.Pod{
 		pod("b", func(*corev1.Pod) {}),
 		pod("a", func(p *corev1.Pod) { p.Status.Phase = corev1.PodRunning }),
 		pod("succeeded", func(p *corev1.Pod) { p.Status.Phase = corev1.PodSucceeded }),

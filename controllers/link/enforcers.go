@@ -2,12 +2,10 @@ package link
 
 import (
 	"context"
-	"fmt"
 	"maps"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/weir-dev/weir/api/v1alpha1"
 	"github.com/weir-dev/weir/controllers/programming"
@@ -43,21 +41,20 @@ func (r *Rulesets) enforcers(ctx context.Context, namespace string, policies []v
 	if len(selectors) == 0 {
 		return nil, nil
 	}
-	pods := &corev1.PodList{}
-	// Only read here, so 10,000 pods need not be copied.
-	if err := r.reader.List(ctx, pods, client.InNamespace(namespace), client.UnsafeDisableDeepCopy); err != nil {
-		return nil, fmt.Errorf("listing the pods of namespace %s: %w", namespace, err)
+	pods, err := PodsIn(ctx, r.reader, namespace)
+	if err != nil {
+		return nil, err
 	}
 	counts := make(map[string]int64, len(selectors))
 	for name := range selectors {
 		counts[name] = 0
 	}
-	for i := range pods.Items {
-		if !enforces(&pods.Items[i]) {
+	for _, pod := range pods {
+		if !enforces(pod) {
 			continue
 		}
 		for name, selector := range selectors {
-			if selector.Selects(pods.Items[i].Labels, true) {
+			if selector.Selects(pod.Labels, true) {
 				counts[name]++
 			}
 		}

@@ -89,20 +89,21 @@ func (r *Rulesets) UseUsers(users *store.Users) {
 
 // Namespaces that the cache knows to have policies, or pods with a sidecar.
 func (r *Rulesets) Namespaces(ctx context.Context) ([]string, error) {
-	policies, pods := &v1alpha1.RateLimitPolicyList{}, &corev1.PodList{}
+	policies := &v1alpha1.RateLimitPolicyList{}
 	if err := r.reader.List(ctx, policies, client.UnsafeDisableDeepCopy); err != nil {
 		return nil, fmt.Errorf("listing RateLimitPolicies: %w", err)
 	}
-	if err := r.reader.List(ctx, pods, client.UnsafeDisableDeepCopy); err != nil {
-		return nil, fmt.Errorf("listing pods: %w", err)
+	pods, err := PodsIn(ctx, r.reader, "")
+	if err != nil {
+		return nil, err
 	}
 	namespaces := map[string]bool{}
 	for i := range policies.Items {
 		namespaces[policies.Items[i].Namespace] = true
 	}
-	for i := range pods.Items {
-		if HasSidecar(&pods.Items[i]) {
-			namespaces[pods.Items[i].Namespace] = true
+	for _, pod := range pods {
+		if HasSidecar(pod) {
+			namespaces[pod.Namespace] = true
 		}
 	}
 	return slices.Collect(maps.Keys(namespaces)), nil

@@ -257,6 +257,12 @@ var _ = Describe("the operator", Ordered, func() {
 		policy := createPolicy(namespace, "api", "web", 100)
 
 		Eventually(shows(policy, "Ready")).Should(Equal("Ready=True Ready 1"))
+		once, err := link.PodsIn(ctx, leader.manager.GetCache(), namespace)
+		Expect(err).NotTo(HaveOccurred())
+		again, err := link.PodsIn(ctx, leader.manager.GetCache(), namespace)
+		Expect(err).NotTo(HaveOccurred())
+		Expect(once).To(HaveLen(3))
+		Expect(again).To(ContainElement(BeIdenticalTo(once[0])), "pods are the cache's own, no copies")
 		Expect(policy.Status.Pods).To(Equal(&v1alpha1.PodCounts{Selected: 2, Enforcing: 2, Summary: "2/2"}))
 		Expect(policy.Status.Service).To(Equal("api"))
 		Expect(policy.Status.Limit).To(Equal("100/1m"))
