@@ -13,10 +13,8 @@ import (
 // Complete is for a pod that changed after it got its sidecar. It tells the
 // containers that another webhook added what the pod's first ones were told: they
 // too would call through a proxy, or meet a certificate, that they know nothing
-// of. And it takes out of our containers what was mounted into all: the API
-// server's own plugin for service accounts runs again when a webhook has changed
-// a pod, and mounts the token of the API into every container that came since. It
-// returns the pod itself when there is nothing to do.
+// of. And it takes out of our containers what another webhook mounted into all.
+// It returns the pod itself when there is nothing to do.
 func Complete(pod *corev1.Pod) (*corev1.Pod, []Notice) {
 	var status Status
 	if json.Unmarshal([]byte(pod.Annotations[AnnotationStatus]), &status) != nil {
@@ -42,11 +40,8 @@ func keepOurMounts(container *corev1.Container) {
 		return
 	}
 	container.VolumeMounts = slices.DeleteFunc(container.VolumeMounts, func(m corev1.VolumeMount) bool {
-		return container.Name == v1alpha1.CaptureContainer || !slices.Contains(ourVolumes, m.Name)
+		return !slices.Contains(ourVolumes, m.Name)
 	})
-	if len(container.VolumeMounts) == 0 {
-		container.VolumeMounts = nil
-	}
 }
 
 func hasVolume(spec *corev1.PodSpec, name string) bool {

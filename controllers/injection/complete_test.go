@@ -56,10 +56,9 @@ func TestComplete(t *testing.T) {
 	}
 }
 
-// TestOurContainersGetNoTokenOfTheAPI plays the API server's own plugin for
-// service accounts, which runs again after we changed the pod and mounts its
-// token into every container that has none.
-func TestOurContainersGetNoTokenOfTheAPI(t *testing.T) {
+// TestOurContainersKeepTheirMounts plays a webhook that mounts something into
+// every container after us.
+func TestOurContainersKeepTheirMounts(t *testing.T) {
 	t.Parallel()
 	for _, name := range []string{"minimal", "intercepted", "proxied"} {
 		once, _, err := Inject(goldenInputs(t)[name], testConfig, interceptingRuleset())
@@ -67,7 +66,7 @@ func TestOurContainersGetNoTokenOfTheAPI(t *testing.T) {
 			t.Fatal(err)
 		}
 		again := once.DeepCopy()
-		token := corev1.VolumeMount{Name: "kube-api-access-x", MountPath: "/var/run/secrets/kubernetes.io/serviceaccount", ReadOnly: true}
+		token := corev1.VolumeMount{Name: "another", MountPath: "/another", ReadOnly: true}
 		for _, container := range allContainers(&again.Spec) {
 			container.VolumeMounts = append(container.VolumeMounts, token)
 		}
@@ -79,7 +78,7 @@ func TestOurContainersGetNoTokenOfTheAPI(t *testing.T) {
 		}
 		completed, _ := Complete(again)
 		if want, got := asYAML(t, want), asYAML(t, completed); want != got {
-			t.Errorf("%s: want the token taken out of our containers only:\n%s\ngot\n%s", name, want, got)
+			t.Errorf("%s: want what was mounted taken out of our containers only:\n%s\ngot\n%s", name, want, got)
 		}
 		patched := &corev1.Pod{}
 		if err := json.Unmarshal(applyPatch(t, asJSON(t, again), again, completed), patched); err != nil {

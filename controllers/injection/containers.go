@@ -27,6 +27,7 @@ func captureContainer(config Config, pod *corev1.PodSpec, inbound, outbound []ui
 		Command:                  []string{"/sidecar", "capture", "--inbound-ports=" + joinPorts(inbound), "--outbound-ports=" + joinPorts(outbound)},
 		Resources:                *config.Resources.DeepCopy(),
 		SecurityContext:          security,
+		VolumeMounts:             []corev1.VolumeMount{noAPIToken()},
 		TerminationMessagePolicy: corev1.TerminationMessageFallbackToLogsOnError,
 	}
 }

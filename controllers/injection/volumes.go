@@ -13,6 +13,10 @@ const (
 	tokenVolume = "weir-token"
 	stateVolume = "weir-state"
 	trustVolume = "weir-trust"
+	// emptyVolume is mounted into our containers where the API server would mount
+	// a token of its own: it leaves a container alone that has something there.
+	emptyVolume = "weir-no-api-token"
+	apiTokenDir = "/var/run/secrets/kubernetes.io/serviceaccount"
 
 	// tokenSeconds is a token's validity; the kubelet renews it at 80 % of that.
 	tokenSeconds = 3600
@@ -29,11 +33,12 @@ const (
 )
 
 // ourVolumes are the names that the pod's own volumes must not have.
-var ourVolumes = []string{tokenVolume, stateVolume, trustVolume}
+var ourVolumes = []string{tokenVolume, stateVolume, trustVolume, emptyVolume}
 
 // volumes are the sidecar's: the token it proves itself with, which needs no
 // automountServiceAccountToken, the memory where it keeps its last Ruleset, and
-// the trust bundle that it writes for the others.
+// the trust bundle that it writes for the others; and the empty one of all our
+// containers.
 func volumes(trust bool) []corev1.Volume {
 	volumes := []corev1.Volume{
 		{Name: tokenVolume, VolumeSource: corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{
@@ -48,6 +53,9 @@ func volumes(trust bool) []corev1.Volume {
 			Medium:    corev1.StorageMediumMemory,
 			SizeLimit: resource.NewQuantity(16<<20, resource.BinarySI),
 		}}},
+		{Name: emptyVolume, VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{
+			SizeLimit: resource.NewQuantity(1<<20, resource.BinarySI), // an empty folder takes a block
+		}}},
 	}
 	if trust {
 		volumes = append(volumes, corev1.Volume{Name: trustVolume, VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{
@@ -58,8 +66,14 @@ func volumes(trust bool) []corev1.Volume {
 	return volumes
 }
 
+// noAPIToken keeps the API's token out of a container of ours.
+func noAPIToken() corev1.VolumeMount {
+	return corev1.VolumeMount{Name: emptyVolume, MountPath: apiTokenDir, ReadOnly: true}
+}
+
 func volumeMounts(trust bool) []corev1.VolumeMount {
 	mounts := []corev1.VolumeMount{
+		noAPIToken(),
 		{Name: tokenVolume, MountPath: path.Dir(ruleset.TokenFile), ReadOnly: true},
 		{Name: stateVolume, MountPath: ruleset.StateDir},
 	}

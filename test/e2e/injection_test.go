@@ -97,7 +97,7 @@ var _ = Describe("An injected pod", func() {
 		Expect(mounts(pod.Spec.Containers[0])).To(ContainElement(api))
 		Expect(pod.Spec.InitContainers).To(HaveLen(2))
 		for _, container := range pod.Spec.InitContainers {
-			Expect(mounts(container)).NotTo(ContainElement(api), container.Name)
+			Expect(hasToken(container)).To(BeFalse(), container.Name)
 		}
 	})
 

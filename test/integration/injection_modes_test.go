@@ -146,7 +146,8 @@ var _ = Describe("injection without capture and with interception", Ordered, fun
 	})
 
 	// The API server's plugin for service accounts runs before webhooks, and again
-	// after one has changed the pod: then it finds our containers.
+	// after one has changed the pod: then it finds our containers, with something
+	// of ours in its place.
 	It("leaves no token of the API in its own containers", func() {
 		namespace := namespaceUnder("privileged")
 		intercept(namespace)
@@ -158,8 +159,13 @@ var _ = Describe("injection without capture and with interception", Ordered, fun
 			const api = "/var/run/secrets/kubernetes.io/serviceaccount"
 			Expect(mountPaths(pod.Spec.Containers[0])).To(ContainElement(api), "the application has what it had without us")
 			capture, sidecar := pod.Spec.InitContainers[0], pod.Spec.InitContainers[1]
-			Expect(mountPaths(capture)).To(BeEmpty())
-			Expect(mountPaths(sidecar)).To(ConsistOf("/var/run/secrets/weir.dev", ruleset.StateDir, ruleset.TrustDir))
+			Expect(mountPaths(capture)).To(ConsistOf(api))
+			Expect(mountPaths(sidecar)).To(ConsistOf(api, "/var/run/secrets/weir.dev", ruleset.StateDir, ruleset.TrustDir))
+			for _, ours := range []corev1.Container{capture, sidecar} {
+				for _, mount := range ours.VolumeMounts {
+					Expect(mount.Name).To(HavePrefix("weir-"), "nothing of anybody else's is mounted")
+				}
+			}
 		}
 	})
 
