@@ -139,7 +139,8 @@ var _ = Describe("injection", Ordered, func() {
 		Expect(k8sClient.Create(ctx, pod)).To(Succeed())
 		Expect(pod.Spec.InitContainers[0].SecurityContext.RunAsUser).To(HaveValue(BeEquivalentTo(0)))
 		Expect(pod.Spec.InitContainers[1].SecurityContext.RunAsUser).To(HaveValue(BeEquivalentTo(ruleset.UID)))
-		Expect(pod.Spec.Volumes).To(HaveLen(2), "the sidecar's token needs no automounted one")
+		Expect(pod.Spec.Volumes).To(HaveLen(3))
+		Expect(pod.Spec.Volumes).To(HaveEach(HaveField("Name", HavePrefix("weir-"))), "the sidecar's token needs no automounted one")
 	})
 })
 
