@@ -21,7 +21,7 @@ const (
 	// shortTimeout of a store that is about to fail.
 	shortTimeout = 100 * time.Millisecond
 	// busy is what answers may be late by on a machine that runs other tests.
-	busy = 3 * time.Second
+	busy = 500 * time.Millisecond
 )
 
 // failing asks at the same time and demands ErrStore in time from all.
