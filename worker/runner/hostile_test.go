@@ -3,6 +3,7 @@ package runner
 import (
 	"context"
 	"encoding/base64"
+	"fmt"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -111,5 +112,29 @@ func TestAnUnknownTaskWithAWorkflowIsPassedOn(t *testing.T) {
 	})
 	if err := w.end(); err != nil {
 		t.Error(err)
+	}
+}
+
+// A rollout that adds a task goes on for a while with workers that do not know
+// it: they pass it on for a minute, and only then it is a dead letter.
+func TestAnUnknownTaskIsPassedOnForAMinute(t *testing.T) {
+	t.Parallel()
+	s := newStand(t)
+	body := base64.StdEncoding.EncodeToString([]byte(`[[],{},{}]`))
+	message := func(passes int) string {
+		return fmt.Sprintf(`{"body":%q,"content-encoding":"utf-8","content-type":"application/json",`+
+			`"headers":{"id":"%d","task":"new","weir":{"passes":%[2]d}},"properties":{"body_encoding":"base64","delivery_info":{},"priority":0}}`, body, passes)
+	}
+	s.redis.LPush(t.Context(), "q", message(maxPasses), message(maxPasses/2))
+	s.start(Registry{})
+	if letter := s.letter(); letter.Reason != "unknown" || letter.ID != fmt.Sprint(maxPasses) {
+		t.Errorf("the dead letter is %+v", letter)
+	}
+	s.start(Registry{"new": fails(nil)})
+	s.waitResult(fmt.Sprint(maxPasses/2), celery.Success)
+	for range 1000 {
+		if d := passDelay(); d < time.Second/2 || d >= 3*time.Second/2 {
+			t.Fatalf("a message would be passed on after %v", d)
+		}
 	}
 }

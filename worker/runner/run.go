@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"runtime/debug"
 	"sync/atomic"
 	"time"
@@ -43,8 +44,10 @@ type settled struct {
 
 const (
 	// maxPasses is how often a message of a task that is unknown here goes on to
-	// other workers of its queue: after 1, 2, 4, 8, 16 and 32 seconds.
-	maxPasses = 6
+	// other workers of its queue, about once a second: for a minute, in which a
+	// rollout of workers that know it gets on. Any of them may take it each time,
+	// so few tries would leave it to luck whether one that knows it does.
+	maxPasses = 60
 	// maxChildren of a call that its result names as such.
 	maxChildren = 1000
 )
@@ -88,6 +91,12 @@ func (r *Runner) start(ctx context.Context, d *celery.Delivery) {
 	}()
 }
 
+// passDelay is a second on average, and differs so that no two workers take
+// turns with a message that neither knows.
+func passDelay() time.Duration {
+	return time.Second/2 + rand.N(time.Second) //nolint:gosec // no secret
+}
+
 func (r *Runner) handler(d *celery.Delivery) (Handler, bool) {
 	if d.Message == nil {
 		return nil, false
@@ -119,7 +128,7 @@ func (r *Runner) unfit(d *celery.Delivery, known bool, now time.Time) (ending ce
 	case d.ETA.After(now):
 		return r.consumer.Park(d, d.ETA), "parked"
 	case !known && d.Passes < maxPasses:
-		passed, err := r.consumer.Pass(d, now.Add(time.Second<<d.Passes))
+		passed, err := r.consumer.Pass(d, now.Add(passDelay()))
 		if err != nil {
 			return dead(err, "DecodeError", "kombu.exceptions", "unreadable")
 		}
