@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"runtime"
 	"sync/atomic"
 	"time"
 
@@ -135,7 +136,6 @@ func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 	config.MinVersion = tls.VersionTLS13
 	// One request at a time a connection: HTTP/2 would only cost memory.
 	config.NextProtos = []string{"http/1.1"}
-	config.GetConfigForClient = newHandshakes().wait
 	server := &http.Server{
 		Handler:           s.handler(),
 		ReadHeaderTimeout: requestTimeout,
@@ -158,7 +158,7 @@ func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 	defer s.serving.Store(false)
 	s.returning.address = listener.Addr()
 	go func() { _ = server.Serve(s.returning) }() // it ends with the other
-	err := server.Serve(tls.NewListener(limit(listener, maxConnections), config))
+	err := server.Serve(tls.NewListener(takeTurns(limit(listener, maxConnections), runtime.GOMAXPROCS(0)), config))
 	if !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("serving the link: %w", err)
 	}
