@@ -72,9 +72,9 @@ func (c *limitedConn) endTurn() {
 	}
 }
 
-// inTurn is a listener of connections on which a client has said hello, as many
-// at a time as there are processors until it is answered: of thousands that
-// compete for them none would end before its sidecar gives it up and tries anew.
+// inTurn is a listener of connections on which a client has said hello, few at a
+// time until it is answered: of thousands that compete for the processors none
+// would end before its sidecar gives it up and tries anew.
 // A connection that waits costs a goroutine and its socket, a fifth of what it
 // does once TLS has begun.
 type inTurn struct {
