@@ -33,7 +33,9 @@ func Connect(store ruleset.Store) (*Connection, error) {
 // ConnectOnce is Connect for what must not be sent again when its reply was lost,
 // by one caller at a time.
 func ConnectOnce(store ruleset.Store) (*Connection, error) {
-	return connect(store, func(options *redis.UniversalOptions) { options.MaxRetries, options.MaxRedirects, options.PoolSize = -1, -1, 1 })
+	return connect(store, func(options *redis.UniversalOptions) {
+		options.MaxRetries, options.MaxRedirects, options.PoolSize = -1, -1, 1
+	})
 }
 
 func connect(store ruleset.Store, adapt func(*redis.UniversalOptions)) (*Connection, error) {

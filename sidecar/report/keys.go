@@ -1,23 +1,30 @@
 package report
 
 import (
+	"slices"
 	"strconv"
 	"time"
 
 	"github.com/weir-dev/weir/sidecar/limiter"
+	"github.com/weir-dev/weir/sidecar/ruleset"
 )
 
 // commands that a Recorder sends.
 var commands = []string{"hincrby", "pexpire", "zincrby", "zremrangebyrank", "lpush", "ltrim"}
 
-// Rights are the rules of ACL SETUSER for what a Recorder sends, beside those of
-// limiter.Rights, which has the keys.
-func Rights() []string {
-	var rights []string
-	for _, command := range commands {
-		rights = append(rights, "+"+command)
+// Rights are limiter.Rights for a user whose sidecars have a Recorder, too: all
+// that a sidecar does in Redis.
+func Rights(namespace string, store ruleset.Store) ([]string, error) {
+	rights, err := limiter.Rights(namespace, store)
+	if err != nil {
+		return nil, err
 	}
-	return rights
+	for _, command := range commands {
+		if right := "+" + command; !slices.Contains(rights, right) {
+			rights = append(rights, right)
+		}
+	}
+	return rights, nil
 }
 
 const (
