@@ -9,8 +9,12 @@
 local hashes, sets = tonumber(ARGV[1]), tonumber(ARGV[2])
 local most, last, longest = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 
+local refused
 local function bounded(reply)
-  if reply.err then return {} end -- of another type
+  if reply.err then
+    if not string.find(reply.err, 'WRONGTYPE', 1, true) then refused = reply end
+    return {}
+  end
   for i = 1, #reply do
     if reply[i] and #reply[i] > longest then reply[i] = false end
   end
@@ -27,4 +31,4 @@ for i = 1, #KEYS do
     found[i] = bounded(redis.pcall('LRANGE', KEYS[i], 0, last - 1))
   end
 end
-return found
+return refused or found
