@@ -420,6 +420,9 @@ func TestRightsAreThoseInUse(t *testing.T) {
 		if r.counted(false) != 1 {
 			t.Errorf("%s: a report of another namespace was taken", test.reason)
 		}
+		if _, err := Read(t.Context(), r.connection.Client(), "shop", "api"); err == nil {
+			t.Errorf("%s: reading without the right to says nothing", test.reason)
+		}
 		used := map[string]bool{}
 		for _, server := range test.servers {
 			stats, err := server.Client().Info(t.Context(), "commandstats").Result()
