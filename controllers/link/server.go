@@ -43,7 +43,7 @@ const (
 	maxUnreviewedBytes = 64 << 20
 )
 
-// Options of a Server. Every field but Patience and Usage is required.
+// Options of a Server. Every field but Patience, Usage and UsagePaths is required.
 type Options struct {
 	// Address to listen on, host:port.
 	Address string
@@ -57,9 +57,9 @@ type Options struct {
 	// Operator is the user name of the operator's own service account, which
 	// alone may read acknowledgements: see ServiceAccountUser.
 	Operator string
-	// Usage answers what people ask, under UsagePrefix; nil: nobody does.
-	Usage       http.Handler
-	UsagePrefix string
+	// Usage answers what people ask, at UsagePaths; nil: nobody does.
+	Usage      http.Handler
+	UsagePaths []string
 	// Patience is how long a request is held when there is nothing to answer; 30 s by default.
 	Patience   time.Duration
 	Registerer prometheus.Registerer
@@ -177,8 +177,8 @@ func (s *Server) handler() http.Handler {
 	mux.Handle("POST "+ruleset.LinkPath, s.metrics.counted(s.serveRuleset))
 	mux.Handle("POST "+ruleset.CertificatePath, s.metrics.counted(s.authenticated(podTokenKnownFor, s.serveCertificate)))
 	mux.Handle("GET "+AcknowledgementsPath, s.metrics.counted(s.authenticated(knownFor, s.serveAcknowledgements)))
-	if s.options.Usage != nil {
-		mux.Handle(s.options.UsagePrefix, s.options.Usage)
+	for _, path := range s.options.UsagePaths {
+		mux.Handle(path, s.options.Usage)
 	}
 	return mux
 }

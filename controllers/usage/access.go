@@ -33,90 +33,139 @@ const (
 	maxAsking = 8
 )
 
-// attempt is what somebody wants to do.
+// attempt is what somebody wants to do. An empty namespace is all, an empty
+// policy any.
 type attempt struct{ namespace, policy, verb, subresource string }
+
+func (a attempt) resource() string {
+	if a.subresource == "" {
+		return "ratelimitpolicies"
+	}
+	return "ratelimitpolicies/" + a.subresource
+}
+
+// subject is who asks.
+type subject struct {
+	authenticationv1.UserInfo
+	// proof of who it is: a hash of token or certificate.
+	proof [sha256.Size]byte
+}
+
+// errUnauthenticated: nobody has proved who asks.
+var errUnauthenticated = errors.New("nobody known asks")
 
 // access asks the API server who it is and whether they may.
 type access struct {
-	api   kubernetes.Interface
-	known *lru.LRUExpireCache // of question
+	api kubernetes.Interface
+	// authorities of client certificates; nil: none is accepted.
+	authorities *ClientAuthorities
+	// known are subjects by their proof, nil ones where it proves nothing, and
+	// whether they may, by question.
+	known *lru.LRUExpireCache
 	// asking has a value for each question to the API server that is under way.
 	asking chan struct{}
 }
 
 type question struct {
-	token [sha256.Size]byte
+	proof [sha256.Size]byte
 	attempt
 }
 
-// verdict of the API server.
-type verdict struct {
-	user   string
-	status int // http.StatusOK, StatusUnauthorized or StatusForbidden
+func newAccess(api kubernetes.Interface, authorities *ClientAuthorities) *access {
+	return &access{api: api, authorities: authorities, known: lru.NewLRUExpireCache(maxKnown), asking: make(chan struct{}, maxAsking)}
 }
 
-func newAccess(api kubernetes.Interface) *access {
-	return &access{api: api, known: lru.NewLRUExpireCache(maxKnown), asking: make(chan struct{}, maxAsking)}
-}
-
-// allow says who it is and whether they may. An error: the API server did not say.
-func (a *access) allow(r *http.Request, wanted attempt) (verdict, error) {
-	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+// who asks: whose bearer token it is or, without a token, whose client
+// certificate. errUnauthenticated, or: the API server did not say.
+func (a *access) who(r *http.Request) (*subject, error) {
+	authorization := r.Header.Get("Authorization")
+	if authorization == "" && r.TLS != nil && len(r.TLS.PeerCertificates) > 0 {
+		return a.authorities.subject(r.TLS.PeerCertificates)
+	}
+	scheme, token, _ := strings.Cut(authorization, " ")
 	token = strings.TrimSpace(token)
 	if !strings.EqualFold(scheme, "Bearer") || token == "" || len(token) > maxTokenBytes {
-		return verdict{status: http.StatusUnauthorized}, nil
+		return nil, errUnauthenticated
 	}
-	asked := question{sha256.Sum256([]byte(token)), wanted}
+	proof := sha256.Sum256([]byte(token))
+	known, ok := a.known.Get(proof)
+	if !ok {
+		found, err := a.review(r.Context(), token, proof)
+		if err != nil {
+			return nil, err
+		}
+		a.known.Add(proof, found, knownFor)
+		known = found
+	}
+	if found := known.(*subject); found != nil {
+		return found, nil
+	}
+	return nil, errUnauthenticated
+}
+
+// review is nil of a token that is nobody's.
+func (a *access) review(ctx context.Context, token string, proof [sha256.Size]byte) (*subject, error) {
+	var answer *authenticationv1.TokenReview
+	err := a.ask(ctx, func(ctx context.Context) (err error) {
+		// Without audiences it is the API server's own: a person's token, not a
+		// sidecar's.
+		answer, err = a.api.AuthenticationV1().TokenReviews().Create(ctx,
+			&authenticationv1.TokenReview{Spec: authenticationv1.TokenReviewSpec{Token: token}}, metav1.CreateOptions{})
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("asking the API server whose token it is: %w", err)
+	}
+	if !answer.Status.Authenticated {
+		return nil, nil
+	}
+	return &subject{answer.Status.User, proof}, nil
+}
+
+// may says whether somebody may do something. An error: the API server did not
+// say.
+func (a *access) may(ctx context.Context, who *subject, wanted attempt) (bool, error) {
+	asked := question{who.proof, wanted}
 	if known, ok := a.known.Get(asked); ok {
-		return known.(verdict), nil
+		return known.(bool), nil
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), reviewTimeout)
+	extra := map[string]authorizationv1.ExtraValue{}
+	for name, values := range who.Extra {
+		extra[name] = authorizationv1.ExtraValue(values)
+	}
+	var answer *authorizationv1.SubjectAccessReview
+	err := a.ask(ctx, func(ctx context.Context) (err error) {
+		answer, err = a.api.AuthorizationV1().SubjectAccessReviews().Create(ctx, &authorizationv1.SubjectAccessReview{
+			Spec: authorizationv1.SubjectAccessReviewSpec{
+				User: who.Username, Groups: who.Groups, UID: who.UID, Extra: extra,
+				ResourceAttributes: &authorizationv1.ResourceAttributes{
+					Group: v1alpha1.GroupVersion.Group, Version: v1alpha1.GroupVersion.Version, Resource: "ratelimitpolicies",
+					Subresource: wanted.subresource, Verb: wanted.verb, Namespace: wanted.namespace, Name: wanted.policy,
+				},
+			},
+		}, metav1.CreateOptions{})
+		if err == nil && !answer.Status.Allowed && answer.Status.EvaluationError != "" {
+			err = errors.New(answer.Status.EvaluationError)
+		}
+		return err
+	})
+	if err != nil {
+		return false, fmt.Errorf("asking the API server what a user may: %w", err)
+	}
+	a.known.Add(asked, answer.Status.Allowed, knownFor)
+	return answer.Status.Allowed, nil
+}
+
+// ask asks the API server, in bounded time, and not more than so many questions at
+// once.
+func (a *access) ask(ctx context.Context, question func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, reviewTimeout)
 	defer cancel()
 	select {
 	case a.asking <- struct{}{}:
 		defer func() { <-a.asking }()
 	case <-ctx.Done():
-		return verdict{}, ctx.Err()
+		return ctx.Err()
 	}
-	found, err := a.ask(ctx, token, wanted)
-	if err == nil {
-		a.known.Add(asked, found, knownFor)
-	}
-	return found, err
-}
-
-func (a *access) ask(ctx context.Context, token string, wanted attempt) (verdict, error) {
-	// Without audiences it is the API server's own: a person's token, not a
-	// sidecar's.
-	review, err := a.api.AuthenticationV1().TokenReviews().Create(ctx,
-		&authenticationv1.TokenReview{Spec: authenticationv1.TokenReviewSpec{Token: token}}, metav1.CreateOptions{})
-	if err != nil {
-		return verdict{}, fmt.Errorf("asking the API server whose token it is: %w", err)
-	}
-	if !review.Status.Authenticated {
-		return verdict{status: http.StatusUnauthorized}, nil
-	}
-	user := review.Status.User
-	extra := map[string]authorizationv1.ExtraValue{}
-	for name, values := range user.Extra {
-		extra[name] = authorizationv1.ExtraValue(values)
-	}
-	answer, err := a.api.AuthorizationV1().SubjectAccessReviews().Create(ctx, &authorizationv1.SubjectAccessReview{
-		Spec: authorizationv1.SubjectAccessReviewSpec{
-			User: user.Username, Groups: user.Groups, UID: user.UID, Extra: extra,
-			ResourceAttributes: &authorizationv1.ResourceAttributes{
-				Group: v1alpha1.GroupVersion.Group, Version: v1alpha1.GroupVersion.Version, Resource: "ratelimitpolicies",
-				Subresource: wanted.subresource, Verb: wanted.verb, Namespace: wanted.namespace, Name: wanted.policy,
-			},
-		},
-	}, metav1.CreateOptions{})
-	switch {
-	case err != nil:
-		return verdict{}, fmt.Errorf("asking the API server what a user may: %w", err)
-	case !answer.Status.Allowed && answer.Status.EvaluationError != "":
-		return verdict{}, errors.New("asking the API server what a user may: " + answer.Status.EvaluationError)
-	case !answer.Status.Allowed:
-		return verdict{user.Username, http.StatusForbidden}, nil
-	}
-	return verdict{user.Username, http.StatusOK}, nil
+	return question(ctx)
 }
