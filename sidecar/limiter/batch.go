@@ -140,7 +140,7 @@ func (b *batcher) call(batch []*command) error {
 	if micros := b.clock(); micros != 0 {
 		now = strconv.FormatInt(micros, 10)
 	}
-	s.args, s.numbers = append(make([]any, 0, 1+3*len(batch)), now), 1
+	s.args, s.numbers = append(make([]any, 0, 1+len(batch)), now), 1
 	s.keys = make([]string, 0, len(batch))
 	for _, c := range batch {
 		if c.settle != nil {
@@ -184,17 +184,13 @@ func (s *script) add(c *command) {
 	if c.silent() {
 		number = int64(len(c.uses))
 	}
-	text := make([]byte, 0, 48)
-	separator := byte('[')
-	write := func(n int64) {
-		text = strconv.AppendInt(append(text, separator), n, 10)
-		separator = ','
-	}
-	write(number)
-	write(c.length / 1000)
+	text := make([]byte, 0, 18+11*len(c.uses)+13*len(c.quotas))
+	text = append(append(text, c.verb...), c.id...)
+	text = appendNumber(text, number, 4)
+	text = appendNumber(text, c.length/1000, 4)
 	for _, u := range c.uses {
-		write(u.takes)
-		write(u.within)
+		text = appendNumber(text, u.takes, 4)
+		text = appendNumber(text, u.within, 7)
 	}
 	for i := range c.quotas {
 		q := &c.quotas[i]
@@ -205,12 +201,21 @@ func (s *script) add(c *command) {
 		case c.length > 0:
 			s.keys = append(s.keys, q.key+":leases")
 		}
-		write(q.limit.Requests)
-		write(q.limit.WindowMillis * 1000)
-		write(q.cost)
+		text = appendNumber(text, q.limit.Requests, 4)
+		text = appendNumber(text, q.limit.WindowMillis, 5)
+		text = appendNumber(text, q.cost, 4)
 	}
-	s.args = append(s.args, c.verb, c.id, append(text, ']'))
+	s.args = append(s.args, text)
 	s.numbers += c.numbers()
+}
+
+// appendNumber appends the lowest bytes of a number, the most significant first.
+func appendNumber(text []byte, n int64, bytes int) []byte {
+	for bytes > 0 {
+		bytes--
+		text = append(text, byte(n>>(8*bytes)))
+	}
+	return text
 }
 
 // silent reports whether the script has no reply to the command.

@@ -16,14 +16,14 @@ var takeSource string
 
 var takeScript = redis.NewScript(takeSource)
 
-// The script's verbs.
+// The script's verbs: take, peek, give, settle, note, reset.
 const (
-	verbTake   = "take"
-	verbPeek   = "peek"
-	verbGive   = "give"
-	verbSettle = "settle"
-	verbNote   = "note"
-	verbReset  = "reset"
+	verbTake   = "t"
+	verbPeek   = "p"
+	verbGive   = "g"
+	verbSettle = "s"
+	verbNote   = "n"
+	verbReset  = "r"
 )
 
 // giveLength is how long a take may be given back that several nodes of a Redis

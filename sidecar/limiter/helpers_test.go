@@ -81,8 +81,8 @@ func perMinute(identity string, requests int64) Take {
 func units(t testing.TB, client redis.Cmdable, key string) int64 {
 	t.Helper()
 	log := client.Get(t.Context(), key).Val()
-	if log != "" && log[0] == 's' {
-		return int64(binary.BigEndian.Uint32([]byte(log[1:5])))
+	if log != "" && log[0] == 'w' {
+		return int64(binary.BigEndian.Uint32([]byte(log[len(log)-11:])))
 	}
 	var sum int64
 	for _, e := range exactLog(log) {
