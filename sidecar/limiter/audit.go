@@ -72,8 +72,8 @@ func (a *recorder) leased(e *entry, now int64) {
 	}
 	for i := range e.quotas {
 		r := recordOf(&e.takes[e.quotas[i].Take], &e.quotas[i])
-		granted := e.lease.read
-		granted.redis = e.lease.times[i]
+		granted := e.lease.counted.read
+		granted.redis = e.lease.counted.times[i]
 		r.Source, r.Granted = audit.Lease, granted.redis
 		r.Earliest, r.Latest = granted.at(now)
 		a.log.Append(&r)

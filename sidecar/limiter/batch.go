@@ -28,6 +28,8 @@ type command struct {
 	// take.lua for how the other verbs use it.
 	want, length int64
 	uses         []use // of a lease that is settled, or of what is noted
+	// alone: it went along with takes in vain, and is not to do so again.
+	alone bool
 	// deadline of the answer.
 	deadline time.Time
 	// done receives when reply or err is set, unless the command's own
@@ -77,7 +79,7 @@ func (b *batcher) do(ctx context.Context, c *command) error {
 	}
 	b.flying++
 	b.mu.Unlock()
-	b.send([]*command{c})
+	b.send(ctx, []*command{c})
 	b.mu.Lock()
 	next := b.next()
 	b.mu.Unlock()
@@ -103,7 +105,9 @@ func (b *batcher) next() []*command {
 // fly sends batch after batch until none waits.
 func (b *batcher) fly(batch []*command) {
 	for batch != nil {
-		b.send(batch)
+		ctx, cancel := context.WithDeadline(context.Background(), batch[0].deadline)
+		b.send(ctx, batch)
+		cancel()
 		for _, c := range batch {
 			c.done <- struct{}{}
 		}
@@ -113,18 +117,21 @@ func (b *batcher) fly(batch []*command) {
 	}
 }
 
-// send has the script decide on a batch. When it fails on one of several, each
-// is asked again by itself: what is wrong with one is not the others' fault,
-// and a take that was counted counts once.
-func (b *batcher) send(batch []*command) {
-	err := b.call(batch)
-	if _, ofServer := err.(redis.Error); ofServer && len(batch) > 1 && !redis.IsReadOnlyError(err) { //nolint:errorlint // go-redis returns it as it is
-		for i := range batch {
-			batch[i].err = b.call(batch[i : i+1])
+// send has the script decide on a batch, which brings along leases that are to be
+// settled. When it fails on one of several, each is asked again by itself: what is
+// wrong with one is not the others' fault, and a take that was counted counts once.
+func (b *batcher) send(ctx context.Context, batch []*command) {
+	settling := b.memory.along(maxBatch - len(batch))
+	err := b.ask(ctx, append(settling, batch...))
+	if _, ofServer := err.(redis.Error); ofServer && len(settling)+len(batch) > 1 && !redis.IsReadOnlyError(err) { //nolint:errorlint // go-redis returns it as it is
+		for _, c := range batch {
+			c.err = b.call([]*command{c})
 		}
+		b.memory.later(settling...)
 		return
 	}
 	if err != nil {
+		b.memory.later(settling...)
 		for _, c := range batch {
 			c.err = err
 		}
@@ -135,6 +142,11 @@ func (b *batcher) send(batch []*command) {
 func (b *batcher) call(batch []*command) error {
 	ctx, cancel := context.WithDeadline(context.Background(), batch[0].deadline)
 	defer cancel()
+	return b.ask(ctx, batch)
+}
+
+// ask is one round trip while a context lasts.
+func (b *batcher) ask(ctx context.Context, batch []*command) error {
 	var s script
 	now := ""
 	if micros := b.clock(); micros != 0 {

@@ -30,9 +30,14 @@ type lease struct {
 	// before it ends in Redis.
 	begin, end, length int64
 	left               int64
-	used               [leaseParts]int32 // by when; small, as there is one an identity
-	usedInAll          int64
-	// times at which the logs have the grant, and when that was; for a recorder.
+	// used by when, and in all; nil where it is none, as with most identities.
+	used      *[leaseParts]int32
+	usedInAll int64
+	counted   *counted // for a recorder, if there is one
+}
+
+// counted is at which times the logs have a lease, and when that was read.
+type counted struct {
 	times []int64
 	read  reading
 }
@@ -44,6 +49,9 @@ func (l *lease) use(now int64) bool {
 	}
 	l.left--
 	l.usedInAll++
+	if l.used == nil {
+		l.used = new([leaseParts]int32)
+	}
 	l.used[(now-l.begin)*leaseParts/l.length]++
 	return true
 }
@@ -53,6 +61,9 @@ type use struct{ takes, within int64 }
 
 // uses lists when the lease was used.
 func (l *lease) uses() []use {
+	if l.used == nil {
+		return nil
+	}
 	var uses []use
 	for part, takes := range l.used {
 		if takes > 0 {

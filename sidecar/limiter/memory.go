@@ -33,8 +33,8 @@ type memory struct {
 	recorder *recorder
 
 	mu sync.Mutex
-	// over are leases to settle.
-	over []*command
+	// over are leases to settle: with the next takes; and alone without.
+	over, alone []*command
 }
 
 // maxOver bounds the leases that wait to be settled. Of more, what was not used
@@ -44,6 +44,9 @@ const maxOver = 64 << 10
 type shard struct {
 	mu      sync.Mutex // guards the entries, too
 	entries map[uint64]*entry
+	// last are the takes of the entry made last: the next one's are often of the same
+	// service, whose name and limits they share.
+	last []Take
 }
 
 // entry is what is known of some takes that were asked for together.
@@ -210,11 +213,9 @@ func (m *memory) end(e *entry, now int64) *command {
 	if l == nil {
 		return nil
 	}
-	for part, takes := range l.used {
-		if takes > 0 {
-			at := min(l.begin+int64(part+1)*l.length/leaseParts, now)
-			m.ledger.record(e.takes, int64(takes), now-at)
-		}
+	for _, u := range l.uses() {
+		at := min(l.begin+u.within*1000, now)
+		m.ledger.record(e.takes, u.takes, now-at)
 	}
 	if e.want = l.usedInAll + l.usedInAll/2; now < l.end {
 		times := min(max(l.length/max(now-l.begin, 1), 2), maxLeaseGrowth)
@@ -241,13 +242,17 @@ func (s *shard) remember(hash uint64, takes []Take, now int64) *entry {
 	if s.entries == nil {
 		s.entries = map[uint64]*entry{}
 	}
-	e := &entry{takes: make([]Take, len(takes)), seen: now}
-	for i, t := range takes {
-		t.Namespace, t.Service, t.Identity = strings.Clone(t.Namespace), strings.Clone(t.Service), strings.Clone(t.Identity)
-		t.Limits = slices.Clone(t.Limits)
-		e.takes[i] = t
+	e := &entry{takes: slices.Clone(takes), seen: now}
+	for i := range e.takes {
+		t := &e.takes[i]
+		t.Identity = strings.Clone(t.Identity)
+		if i < len(s.last) && s.last[i].Namespace == t.Namespace && s.last[i].Service == t.Service && slices.Equal(s.last[i].Limits, t.Limits) {
+			t.Namespace, t.Service, t.Limits = s.last[i].Namespace, s.last[i].Service, s.last[i].Limits
+			continue
+		}
+		t.Namespace, t.Service, t.Limits = strings.Clone(t.Namespace), strings.Clone(t.Service), slices.Clone(t.Limits)
 	}
-	s.entries[hash] = e
+	s.entries[hash], s.last = e, e.takes
 	return e
 }
 
@@ -285,7 +290,7 @@ func (m *memory) learn(takes []Take, r request, c *command, d Decision) {
 		m.later(m.end(e, now)) // one that came meanwhile
 		e.lease = &lease{id: c.id, begin: r.start, end: r.start + r.length - r.length/256, length: r.length, left: leased}
 		if m.recorder != nil {
-			e.lease.times, e.lease.read = c.times(), c.read
+			e.lease.counted = &counted{times: c.times(), read: c.read}
 		}
 	}
 }
@@ -312,15 +317,18 @@ func (c *command) unused() *command {
 	return &command{verb: verbSettle, id: c.id, quotas: c.quotas, length: c.length}
 }
 
-// later has a lease settled with the next sweep.
-func (m *memory) later(settle *command) {
-	if settle == nil {
-		return
-	}
+// later has leases settled with the next takes or the next sweep; nil: none.
+func (m *memory) later(settle ...*command) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if len(m.over) < maxOver {
-		m.over = append(m.over, settle)
+	for _, c := range settle {
+		switch {
+		case c == nil || len(m.over)+len(m.alone) >= maxOver:
+		case c.alone:
+			m.alone = append(m.alone, c)
+		default:
+			m.over = append(m.over, c)
+		}
 	}
 }
 
@@ -344,14 +352,39 @@ func (m *memory) forgetCallers(namespace, service string, identities []string) {
 // sweep forgets what is over, and returns the leases to settle: those that have
 // ended or been used up, or all.
 func (m *memory) sweep(all bool) []*command {
+	m.tidy(all)
+	return m.unsettled()
+}
+
+// tidy forgets what is over, and has leases that have ended or been used up, or
+// all, settled.
+func (m *memory) tidy(all bool) {
 	for i := range m.shards {
 		m.shards[i].sweep(m, all)
 	}
+}
+
+// unsettled hands over all leases to settle.
+func (m *memory) unsettled() []*command {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	over := m.over
-	m.over = nil
+	over := append(m.over, m.alone...)
+	m.over, m.alone = nil, nil
 	return over
+}
+
+// along hands over some leases to settle that takes may bring along, so many at most.
+func (m *memory) along(most int) []*command {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	left := max(len(m.over)-most, 0)
+	some := slices.Clone(m.over[left:])
+	clear(m.over[left:])
+	m.over = m.over[:left]
+	for _, c := range some {
+		c.alone = true
+	}
+	return some
 }
 
 func (s *shard) sweep(m *memory, all bool) {
@@ -367,6 +400,6 @@ func (s *shard) sweep(m *memory, all bool) {
 		}
 	}
 	if len(s.entries) == 0 {
-		s.entries = nil // a map keeps the memory of its largest size
+		s.entries, s.last = nil, nil // a map keeps the memory of its largest size
 	}
 }
