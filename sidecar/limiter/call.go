@@ -59,10 +59,13 @@ func newCall(ctx context.Context, b *backend, takes []Take, quotas []quota) *cal
 	return c
 }
 
-// newID names a take: 9 random bytes, as take.lua has them, so that a collision
-// is out of reach and an entry of a log small.
+// idBytes of a take's name, as take.lua has it.
+const idBytes = 9
+
+// newID names a take: so many random bytes that a collision is out of reach, and an
+// entry of a log small.
 func newID() string {
-	var random [9]byte
+	var random [idBytes]byte
 	_, _ = rand.Read(random[:]) // never fails, see its documentation
 	return string(random[:])
 }

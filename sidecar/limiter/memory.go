@@ -14,9 +14,10 @@ const (
 	shardCount = 16
 	// A refusal is remembered for as long as it surely holds, but not longer than
 	// this: Redis may lose what it counted. Where others hold leases they may give
-	// them back.
-	maxDenial       = 10 * time.Second
+	// them back: then for less, twice as long each time, so often.
+	maxDenial       = 30 * time.Second
 	maxLeasedDenial = time.Second
+	maxRefused      = 2
 )
 
 // memory is what this process can decide by itself: takes that it has leases
@@ -59,10 +60,18 @@ type entry struct {
 	lease  *lease
 	want   int64
 	asking bool
-	// quotas as they were at a time; refused until another.
-	quotas []Quota
+	// refused so often one after the other, where others hold leases.
+	refused uint8
+	// states of the quotas at a time; refused until another.
+	states []state
 	at     int64
 	until  int64
+}
+
+// state of a quota, as in Quota.
+type state struct {
+	remaining         int64
+	reset, retryAfter time.Duration
 }
 
 func newMemory(ledger *ledger, recorder *recorder) *memory {
@@ -137,7 +146,7 @@ func (m *memory) answer(takes []Take, quotas []Quota) (decision Decision, decide
 	case e.lease != nil && e.lease.use(now):
 		decision.Admitted = true
 		decision.Quotas = e.quotasAt(quotas[:0], now)
-		m.recorder.leased(e, now)
+		m.recorder.leased(e, decision.Quotas, now)
 	default:
 		return Decision{}, false
 	}
@@ -148,15 +157,17 @@ func (m *memory) answer(takes []Take, quotas []Quota) (decision Decision, decide
 // remains to be taken here.
 func (e *entry) quotasAt(quotas []Quota, now int64) []Quota {
 	passed := time.Duration(now - e.at)
-	quotas = append(quotas, e.quotas...)
-	for i := range quotas {
-		q := &quotas[i]
-		if e.lease != nil {
-			q.Remaining += e.lease.left * max(e.takes[q.Take].Cost, 1)
-		}
-		q.Reset = max(q.Reset-passed, 0)
-		if q.RetryAfter > 0 {
-			q.RetryAfter = max(q.RetryAfter-passed, 1)
+	for i := range e.takes {
+		for _, limit := range e.takes[i].Limits {
+			s := &e.states[len(quotas)]
+			q := Quota{Take: i, Limit: limit, Remaining: s.remaining, Reset: max(s.reset-passed, 0), RetryAfter: s.retryAfter}
+			if e.lease != nil {
+				q.Remaining += e.lease.left * max(e.takes[i].Cost, 1)
+			}
+			if q.RetryAfter > 0 {
+				q.RetryAfter = max(q.RetryAfter-passed, 1)
+			}
+			quotas = append(quotas, q)
 		}
 	}
 	return quotas
@@ -213,25 +224,21 @@ func (m *memory) end(e *entry, now int64) *command {
 	if l == nil {
 		return nil
 	}
-	for _, u := range l.uses() {
+	uses, used := l.uses()
+	for _, u := range uses {
 		at := min(l.begin+u.within*1000, now)
 		m.ledger.record(e.takes, u.takes, now-at)
 	}
-	if e.want = l.usedInAll + l.usedInAll/2; now < l.end {
+	if e.want = used + used/2; now < l.end {
 		times := min(max(l.length/max(now-l.begin, 1), 2), maxLeaseGrowth)
-		e.want = min(times*l.usedInAll, maxLeaseTakes)
+		e.want = min(times*used, maxLeaseTakes)
 	}
 	e.lease = nil
 	quotas, err := quotasOf(e.takes)
 	if err != nil {
 		return nil // they were taken
 	}
-	return l.settle(quotas)
-}
-
-// settle is the command that does it.
-func (l *lease) settle(quotas []quota) *command {
-	return &command{verb: verbSettle, id: l.id, quotas: quotas, uses: l.uses(), length: l.length}
+	return &command{verb: verbSettle, id: string(l.id[:]), quotas: quotas, uses: uses, length: l.length}
 }
 
 // remember makes an entry, if there is room.
@@ -242,9 +249,10 @@ func (s *shard) remember(hash uint64, takes []Take, now int64) *entry {
 	if s.entries == nil {
 		s.entries = map[uint64]*entry{}
 	}
-	e := &entry{takes: slices.Clone(takes), seen: now}
+	e, quotas := &entry{takes: slices.Clone(takes), seen: now}, 0
 	for i := range e.takes {
 		t := &e.takes[i]
+		quotas += len(t.Limits)
 		t.Identity = strings.Clone(t.Identity)
 		if i < len(s.last) && s.last[i].Namespace == t.Namespace && s.last[i].Service == t.Service && slices.Equal(s.last[i].Limits, t.Limits) {
 			t.Namespace, t.Service, t.Limits = s.last[i].Namespace, s.last[i].Service, s.last[i].Limits
@@ -252,6 +260,7 @@ func (s *shard) remember(hash uint64, takes []Take, now int64) *entry {
 		}
 		t.Namespace, t.Service, t.Limits = strings.Clone(t.Namespace), strings.Clone(t.Service), slices.Clone(t.Limits)
 	}
+	e.states = make([]state, quotas)
 	s.entries[hash], s.last = e, e.takes
 	return e
 }
@@ -278,20 +287,33 @@ func (m *memory) learn(takes []Take, r request, c *command, d Decision) {
 	if r.want > 0 {
 		e.asking = false
 	}
-	e.at, e.quotas, e.until = now, append(e.quotas[:0], d.Quotas...), 0
-	if !d.Admitted && d.RetryAfter > 0 {
-		longest := maxDenial
-		if c.reply[1] == 1 || len(c.quotas) < len(d.Quotas) { // of a cluster, others' leases are not told of
-			longest = maxLeasedDenial
-		}
-		e.until = r.start + int64(min(d.RetryAfter, longest))
-	}
+	e.hear(r.start, now, d, c.reply[1] == 1 || len(c.quotas) < len(d.Quotas)) // of a cluster, others' leases are not told of
 	if leased > 0 {
 		m.later(m.end(e, now)) // one that came meanwhile
-		e.lease = &lease{id: c.id, begin: r.start, end: r.start + r.length - r.length/256, length: r.length, left: leased}
+		e.lease = &lease{id: [idBytes]byte([]byte(c.id)), begin: r.start, end: r.start + r.length - r.length/256, length: r.length, left: leased}
 		if m.recorder != nil {
 			e.lease.counted = &counted{times: c.times(), read: c.read}
 		}
+	}
+}
+
+// hear keeps a decision that was asked for at a time, where others have leases or not.
+func (e *entry) hear(asked, now int64, d Decision, leased bool) {
+	for i := range d.Quotas {
+		q := &d.Quotas[i]
+		e.states[i] = state{q.Remaining, q.Reset, q.RetryAfter}
+	}
+	e.at, e.until = now, 0
+	longest := maxDenial
+	switch {
+	case d.Admitted || !leased:
+		e.refused = 0
+	default:
+		longest = maxLeasedDenial << e.refused
+		e.refused = min(e.refused+1, maxRefused)
+	}
+	if !d.Admitted && d.RetryAfter > 0 {
+		e.until = asked + int64(min(d.RetryAfter, longest))
 	}
 }
 
