@@ -122,7 +122,11 @@ func (b *batcher) fly(batch []*command) {
 // wrong with one is not the others' fault, and a take that was counted counts once.
 func (b *batcher) send(ctx context.Context, batch []*command) {
 	settling := b.memory.along(maxBatch - len(batch))
-	err := b.ask(ctx, append(settling, batch...))
+	all := batch
+	if len(settling) > 0 {
+		all = append(settling[:len(settling):len(settling)], batch...)
+	}
+	err := b.ask(ctx, all)
 	if _, ofServer := err.(redis.Error); ofServer && len(settling)+len(batch) > 1 && !redis.IsReadOnlyError(err) { //nolint:errorlint // go-redis returns it as it is
 		for _, c := range batch {
 			c.err = b.call([]*command{c})

@@ -70,9 +70,15 @@ func newID() string {
 	return string(random[:])
 }
 
+// onlyGroup is that of a single quota.
+var onlyGroup = [][]int{{0}}
+
 // groupsOf splits quotas by hash tag when the store is a Redis Cluster, sorted
 // so that any two calls meet the same tags in the same order.
 func groupsOf(quotas []quota, cluster bool) [][]int {
+	if len(quotas) == 1 {
+		return onlyGroup
+	}
 	all := make([]int, len(quotas))
 	for i := range all {
 		all[i] = i

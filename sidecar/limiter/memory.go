@@ -14,10 +14,9 @@ const (
 	shardCount = 16
 	// A refusal is remembered for as long as it surely holds, but not longer than
 	// this: Redis may lose what it counted. Where others hold leases they may give
-	// them back: then for less, twice as long each time, so often.
-	maxDenial       = 30 * time.Second
-	maxLeasedDenial = time.Second
-	maxRefused      = 2
+	// them back. When it is refused again, it is for twice as long, so often.
+	maxDenial, denialDoubled             = 10 * time.Second, 1
+	maxLeasedDenial, leasedDenialDoubled = time.Second, 2
 )
 
 // memory is what this process can decide by itself: takes that it has leases
@@ -60,7 +59,8 @@ type entry struct {
 	lease  *lease
 	want   int64
 	asking bool
-	// refused so often one after the other, where others hold leases.
+	// refused so often one after the other, while others held leases or did not.
+	leased  bool
 	refused uint8
 	// states of the quotas at a time; refused until another.
 	states []state
@@ -97,9 +97,15 @@ func (m *memory) hash(takes []Take) uint64 {
 // find locks the shard of some takes and returns it with their entry, if any.
 func (m *memory) find(takes []Take) (*shard, uint64, *entry) {
 	hash := m.hash(takes)
+	s, e := m.at(hash)
+	return s, hash, e
+}
+
+// at is find, of a hash.
+func (m *memory) at(hash uint64) (*shard, *entry) {
 	s := &m.shards[hash%shardCount]
 	s.mu.Lock()
-	return s, hash, s.entries[hash]
+	return s, s.entries[hash]
 }
 
 // names reports whether the entry is of these takes, whatever their limits.
@@ -180,13 +186,14 @@ type request struct {
 	// settle an ended lease, before the take; nil: none.
 	settle *command
 	start  int64
+	hash   uint64
 }
 
 // asks says what to ask of Redis beside the takes.
 func (m *memory) asks(takes []Take) request {
 	s, hash, e := m.find(takes)
 	defer s.mu.Unlock()
-	r := request{start: m.now(), length: leaseLength(takes)}
+	r := request{start: m.now(), length: leaseLength(takes), hash: hash}
 	switch {
 	case e == nil:
 		if r.length > 0 {
@@ -272,11 +279,11 @@ func (m *memory) learn(takes []Take, r request, c *command, d Decision) {
 		leased = c.reply[1]
 		m.ledger.record(takes, 1, 0)
 	}
-	s, hash, e := m.find(takes)
+	s, e := m.at(r.hash)
 	defer s.mu.Unlock()
 	now := m.now()
 	if e == nil && !d.Admitted && d.RetryAfter > 0 {
-		e = s.remember(hash, takes, now)
+		e = s.remember(r.hash, takes, now)
 	}
 	if e == nil || !e.is(takes) {
 		if leased > 0 {
@@ -304,17 +311,18 @@ func (e *entry) hear(asked, now int64, d Decision, leased bool) {
 		e.states[i] = state{q.Remaining, q.Reset, q.RetryAfter}
 	}
 	e.at, e.until = now, 0
-	longest := maxDenial
-	switch {
-	case d.Admitted || !leased:
+	if d.Admitted || leased != e.leased {
 		e.refused = 0
-	default:
-		longest = maxLeasedDenial << e.refused
-		e.refused = min(e.refused+1, maxRefused)
 	}
-	if !d.Admitted && d.RetryAfter > 0 {
-		e.until = asked + int64(min(d.RetryAfter, longest))
+	if e.leased = leased; d.Admitted || d.RetryAfter <= 0 {
+		return
 	}
+	longest, doubled := maxDenial, uint8(denialDoubled)
+	if leased {
+		longest, doubled = maxLeasedDenial, leasedDenialDoubled
+	}
+	e.until = asked + int64(min(d.RetryAfter, longest<<e.refused))
+	e.refused = min(e.refused+1, doubled)
 }
 
 // failed notes that Redis did not answer a request. It may have granted a lease,
@@ -327,7 +335,7 @@ func (m *memory) failed(takes []Take, r request, c *command) {
 	if c.want > 0 { // else it was asked again without a lease
 		m.later(c.unused())
 	}
-	s, _, e := m.find(takes)
+	s, e := m.at(r.hash)
 	defer s.mu.Unlock()
 	if e != nil && e.is(takes) {
 		e.asking = false
@@ -399,6 +407,9 @@ func (m *memory) unsettled() []*command {
 func (m *memory) along(most int) []*command {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if len(m.over) == 0 {
+		return nil
+	}
 	left := max(len(m.over)-most, 0)
 	some := slices.Clone(m.over[left:])
 	clear(m.over[left:])
