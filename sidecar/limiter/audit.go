@@ -66,14 +66,14 @@ func (a *recorder) counted(takes []Take, d Decision, times []int64) {
 }
 
 // leased records what is admitted from the lease of an entry, now.
-func (a *recorder) leased(e *entry, now int64) {
+func (a *recorder) leased(e *entry, quotas []Quota, now int64) {
 	if a == nil {
 		return
 	}
-	for i := range e.quotas {
-		r := recordOf(&e.takes[e.quotas[i].Take], &e.quotas[i])
-		granted := e.lease.read
-		granted.redis = e.lease.times[i]
+	for i := range quotas {
+		r := recordOf(&e.takes[quotas[i].Take], &quotas[i])
+		granted := e.lease.counted.read
+		granted.redis = e.lease.counted.times[i]
 		r.Source, r.Granted = audit.Lease, granted.redis
 		r.Earliest, r.Latest = granted.at(now)
 		a.log.Append(&r)

@@ -77,7 +77,13 @@ func (b *backend) sweepMemory(every time.Duration) {
 			return
 		case <-ticker.C:
 			b.memory.ledger.sweep()
-			b.settle(b.memory.sweep(false))
+			if b.cluster {
+				b.memory.tidy(false)
+			}
+			b.settle(b.memory.unsettled())
+			if !b.cluster {
+				b.memory.tidy(false) // until the next time takes may bring along what has ended
+			}
 			b.report(nil)
 		}
 	}

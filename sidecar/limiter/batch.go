@@ -28,6 +28,8 @@ type command struct {
 	// take.lua for how the other verbs use it.
 	want, length int64
 	uses         []use // of a lease that is settled, or of what is noted
+	// alone: it went along with takes in vain, and is not to do so again.
+	alone bool
 	// deadline of the answer.
 	deadline time.Time
 	// done receives when reply or err is set, unless the command's own
@@ -77,7 +79,7 @@ func (b *batcher) do(ctx context.Context, c *command) error {
 	}
 	b.flying++
 	b.mu.Unlock()
-	b.send([]*command{c})
+	b.send(ctx, []*command{c})
 	b.mu.Lock()
 	next := b.next()
 	b.mu.Unlock()
@@ -103,7 +105,9 @@ func (b *batcher) next() []*command {
 // fly sends batch after batch until none waits.
 func (b *batcher) fly(batch []*command) {
 	for batch != nil {
-		b.send(batch)
+		ctx, cancel := context.WithDeadline(context.Background(), batch[0].deadline)
+		b.send(ctx, batch)
+		cancel()
 		for _, c := range batch {
 			c.done <- struct{}{}
 		}
@@ -113,18 +117,25 @@ func (b *batcher) fly(batch []*command) {
 	}
 }
 
-// send has the script decide on a batch. When it fails on one of several, each
-// is asked again by itself: what is wrong with one is not the others' fault,
-// and a take that was counted counts once.
-func (b *batcher) send(batch []*command) {
-	err := b.call(batch)
-	if _, ofServer := err.(redis.Error); ofServer && len(batch) > 1 && !redis.IsReadOnlyError(err) { //nolint:errorlint // go-redis returns it as it is
-		for i := range batch {
-			batch[i].err = b.call(batch[i : i+1])
+// send has the script decide on a batch, which brings along leases that are to be
+// settled. When it fails on one of several, each is asked again by itself: what is
+// wrong with one is not the others' fault, and a take that was counted counts once.
+func (b *batcher) send(ctx context.Context, batch []*command) {
+	settling := b.memory.along(maxBatch - len(batch))
+	all := batch
+	if len(settling) > 0 {
+		all = append(settling[:len(settling):len(settling)], batch...)
+	}
+	err := b.ask(ctx, all)
+	if _, ofServer := err.(redis.Error); ofServer && len(settling)+len(batch) > 1 && !redis.IsReadOnlyError(err) { //nolint:errorlint // go-redis returns it as it is
+		for _, c := range batch {
+			c.err = b.call([]*command{c})
 		}
+		b.memory.later(settling...)
 		return
 	}
 	if err != nil {
+		b.memory.later(settling...)
 		for _, c := range batch {
 			c.err = err
 		}
@@ -135,12 +146,17 @@ func (b *batcher) send(batch []*command) {
 func (b *batcher) call(batch []*command) error {
 	ctx, cancel := context.WithDeadline(context.Background(), batch[0].deadline)
 	defer cancel()
+	return b.ask(ctx, batch)
+}
+
+// ask is one round trip while a context lasts.
+func (b *batcher) ask(ctx context.Context, batch []*command) error {
 	var s script
 	now := ""
 	if micros := b.clock(); micros != 0 {
 		now = strconv.FormatInt(micros, 10)
 	}
-	s.args, s.numbers = append(make([]any, 0, 1+3*len(batch)), now), 1
+	s.args, s.numbers = append(make([]any, 0, 1+len(batch)), now), 1
 	s.keys = make([]string, 0, len(batch))
 	for _, c := range batch {
 		if c.settle != nil {
@@ -184,17 +200,13 @@ func (s *script) add(c *command) {
 	if c.silent() {
 		number = int64(len(c.uses))
 	}
-	text := make([]byte, 0, 48)
-	separator := byte('[')
-	write := func(n int64) {
-		text = strconv.AppendInt(append(text, separator), n, 10)
-		separator = ','
-	}
-	write(number)
-	write(c.length / 1000)
+	text := make([]byte, 0, 18+11*len(c.uses)+13*len(c.quotas))
+	text = append(append(text, c.verb...), c.id...)
+	text = appendNumber(text, number, 4)
+	text = appendNumber(text, c.length/1000, 4)
 	for _, u := range c.uses {
-		write(u.takes)
-		write(u.within)
+		text = appendNumber(text, u.takes, 4)
+		text = appendNumber(text, u.within, 7)
 	}
 	for i := range c.quotas {
 		q := &c.quotas[i]
@@ -205,12 +217,21 @@ func (s *script) add(c *command) {
 		case c.length > 0:
 			s.keys = append(s.keys, q.key+":leases")
 		}
-		write(q.limit.Requests)
-		write(q.limit.WindowMillis * 1000)
-		write(q.cost)
+		text = appendNumber(text, q.limit.Requests, 4)
+		text = appendNumber(text, q.limit.WindowMillis, 5)
+		text = appendNumber(text, q.cost, 4)
 	}
-	s.args = append(s.args, c.verb, c.id, append(text, ']'))
+	s.args = append(s.args, text)
 	s.numbers += c.numbers()
+}
+
+// appendNumber appends the lowest bytes of a number, the most significant first.
+func appendNumber(text []byte, n int64, bytes int) []byte {
+	for bytes > 0 {
+		bytes--
+		text = append(text, byte(n>>(8*bytes)))
+	}
+	return text
 }
 
 // silent reports whether the script has no reply to the command.

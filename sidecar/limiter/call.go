@@ -16,14 +16,14 @@ var takeSource string
 
 var takeScript = redis.NewScript(takeSource)
 
-// The script's verbs.
+// The script's verbs: take, peek, give, settle, note, reset.
 const (
-	verbTake   = "take"
-	verbPeek   = "peek"
-	verbGive   = "give"
-	verbSettle = "settle"
-	verbNote   = "note"
-	verbReset  = "reset"
+	verbTake   = "t"
+	verbPeek   = "p"
+	verbGive   = "g"
+	verbSettle = "s"
+	verbNote   = "n"
+	verbReset  = "r"
 )
 
 // giveLength is how long a take may be given back that several nodes of a Redis
@@ -59,17 +59,26 @@ func newCall(ctx context.Context, b *backend, takes []Take, quotas []quota) *cal
 	return c
 }
 
-// newID names a take: 9 random bytes, as take.lua has them, so that a collision
-// is out of reach and an entry of a log small.
+// idBytes of a take's name, as take.lua has it.
+const idBytes = 9
+
+// newID names a take: so many random bytes that a collision is out of reach, and an
+// entry of a log small.
 func newID() string {
-	var random [9]byte
+	var random [idBytes]byte
 	_, _ = rand.Read(random[:]) // never fails, see its documentation
 	return string(random[:])
 }
 
+// onlyGroup is that of a single quota.
+var onlyGroup = [][]int{{0}}
+
 // groupsOf splits quotas by hash tag when the store is a Redis Cluster, sorted
 // so that any two calls meet the same tags in the same order.
 func groupsOf(quotas []quota, cluster bool) [][]int {
+	if len(quotas) == 1 {
+		return onlyGroup
+	}
 	all := make([]int, len(quotas))
 	for i := range all {
 		all[i] = i

@@ -23,7 +23,7 @@
 //     It is negative if and only if some cost exceeds its n.
 //   - Once. A take that is sent again because its reply was lost counts once.
 //   - Bounded memory. A quota holds at most 160 entries of 19 bytes, or
-//     1,050 bytes and some 40 for each open lease; and nothing soon after its
+//     1,600 bytes and some 40 for each open lease; and nothing soon after its
 //     window has passed without an admission.
 //   - Bounded time. Take and Remaining return within the store's timeout (and
 //     10 ms for the scheduler), whatever Redis and the network do.
@@ -33,7 +33,7 @@
 // A limit of up to 128 has an exact log: for each identity and window a string of
 // entries, one for each take, with the time of its admission and the units taken
 // until then. The sum over (x−w, x] is a difference of two such numbers. A larger
-// one has a sliced log: a ring of weights for 200 slices of the window, where a unit
+// one has a sliced log: the units of each 200th of the window that has some, where a unit
 // counts as if it was taken at the end of its slice. One Lua script (take.lua) reads the time, counts every quota,
 // and only if all have room writes to any of them; Redis runs scripts one at a
 // time, so what it counted is still true when it writes. A refused take
@@ -80,8 +80,8 @@
 // # Remembered refusals
 //
 // The script says when the next unit leaves. Until then, counted from before it was
-// asked, the same take is refused without Redis: at most for 10 s, and for 1 s
-// where others may give back leases.
+// asked, the same take is refused without Redis: at most for 10 s, and for
+// 20 s when it is refused again. Where others may give back leases, for 1 s, 2 s and 4 s.
 //
 // # Redis Cluster
 //

@@ -81,14 +81,46 @@ func perMinute(identity string, requests int64) Take {
 func units(t testing.TB, client redis.Cmdable, key string) int64 {
 	t.Helper()
 	log := client.Get(t.Context(), key).Val()
-	if log != "" && log[0] == 's' {
-		return int64(binary.BigEndian.Uint32([]byte(log[1:5])))
+	if log != "" && log[0] == 'w' {
+		return int64(binary.BigEndian.Uint32([]byte(log[len(log)-11:])))
 	}
 	var sum int64
 	for _, e := range exactLog(log) {
 		sum += e.units
 	}
 	return sum
+}
+
+// checkSliced fails when a log of that kind is not as take.lua says it is, or is large.
+func checkSliced(t tester, log string) {
+	t.Helper()
+	const head, entry, tail = 8, 6, 14
+	if log == "" || log[0] != 'w' {
+		return
+	}
+	end := []byte(log[len(log)-tail:])
+	room, gone, units := int(end[0]), int(binary.BigEndian.Uint16(end[1:])), binary.BigEndian.Uint32(end[3:])
+	if len(log) > 1600 || (len(log)-head-tail)%entry != 0 {
+		t.Fatalf("a sliced log has %d bytes", len(log))
+	}
+	entries := []byte(log[head : len(log)-tail])
+	if strings.Trim(string(entries[len(entries)-room*entry:]), "\x00") != "" {
+		t.Fatalf("the room for %d entries is not empty: %x", room, log)
+	}
+	last := -1
+	for i := range len(entries)/entry - room {
+		slice, n := int(binary.BigEndian.Uint16(entries[i*entry:])), binary.BigEndian.Uint32(entries[i*entry+2:])
+		if slice <= last || n == 0 {
+			t.Fatalf("entry %d is of slice %d with %d units, after %d: %x", i, slice, n, last, log)
+		}
+		last = slice
+		if i >= gone {
+			units -= n
+		}
+	}
+	if units != 0 {
+		t.Fatalf("a sliced log counts %d units too many: %x", int32(units), log)
+	}
 }
 
 type exactEntry struct{ time, units int64 }

@@ -25,14 +25,17 @@ const (
 // lease is the right to some more of the same takes, for a time: Redis has them
 // in its logs as if they were used at its end.
 type lease struct {
-	id string
+	id [idBytes]byte
 	// begin and end on the memory's clock: before the grant was asked for, and
 	// before it ends in Redis.
 	begin, end, length int64
 	left               int64
-	used               [leaseParts]int32 // by when; small, as there is one an identity
-	usedInAll          int64
-	// times at which the logs have the grant, and when that was; for a recorder.
+	used               *[leaseParts]int32 // by when; nil: none, as with most identities
+	counted            *counted           // for a recorder, if there is one
+}
+
+// counted is at which times the logs have a lease, and when that was read.
+type counted struct {
 	times []int64
 	read  reading
 }
@@ -43,7 +46,9 @@ func (l *lease) use(now int64) bool {
 		return false
 	}
 	l.left--
-	l.usedInAll++
+	if l.used == nil {
+		l.used = new([leaseParts]int32)
+	}
 	l.used[(now-l.begin)*leaseParts/l.length]++
 	return true
 }
@@ -51,15 +56,18 @@ func (l *lease) use(now int64) bool {
 // use of a lease: takes, and how many microseconds after the grant at the latest.
 type use struct{ takes, within int64 }
 
-// uses lists when the lease was used.
-func (l *lease) uses() []use {
-	var uses []use
+// uses lists when the lease was used, and how often in all.
+func (l *lease) uses() (uses []use, all int64) {
+	if l.used == nil {
+		return nil, 0
+	}
 	for part, takes := range l.used {
 		if takes > 0 {
 			uses = append(uses, use{int64(takes), int64(part+1) * l.length / leaseParts / 1000})
+			all += int64(takes)
 		}
 	}
-	return uses
+	return uses, all
 }
 
 // firstLease bounds the first lease of some takes.

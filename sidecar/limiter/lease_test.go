@@ -76,6 +76,7 @@ func (f *fleet) settle(sidecar int) {
 func TestLeasesAreNeverOver(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
+	client := server.Client()
 	f, run := newFleet(t, server.URL(), 3), 0
 	rapid.Check(t, func(rt *rapid.T) {
 		run++
@@ -119,6 +120,9 @@ func TestLeasesAreNeverOver(t *testing.T) {
 					f.take(rt, sidecar, take)
 					f.now += rapid.SampledFrom([]int64{0, 7, 20_000, 900_000}).Draw(rt, "pause")
 				}
+			}
+			for _, q := range mustQuotas(rt, []Take{take}) {
+				checkSliced(rt, client.Get(t.Context(), q.key).Val())
 			}
 		}
 	})
@@ -248,6 +252,70 @@ func TestUnusedLeasesAreGivenBackAfterALostReply(t *testing.T) {
 		b.settle([]*command{lost.unused()})
 		if n := units(t, server.Client(), quotas[0].key); n != 1 {
 			t.Errorf("settled: %d units, want 1", n)
+		}
+	}
+}
+
+// The next take brings along what other callers' leases were used for. A log that
+// Redis cannot read is not that take's fault.
+func TestTakesBringEndedLeasesAlong(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	client := server.Client()
+	for _, broken := range []bool{false, true} {
+		f := newFleet(t, server.URL(), 1)
+		take, other := perMinute(fmt.Sprint("with a lease ", broken), 3000), perMinute(fmt.Sprint("other ", broken), 3000)
+		memory, key := f.limiters[0].backend.memory, mustQuotas(t, []Take{take})[0].key
+		for e := memory.entryOf(take); e == nil || e.lease == nil; e = memory.entryOf(take) {
+			f.take(t, 0, take)
+			f.now += 100
+		}
+		if before, left := units(t, client, key), memory.entryOf(take).lease.left; left == 0 || before != f.sum(60_000_000)+left {
+			t.Fatalf("%d units with a lease of %d", before, left)
+		}
+		f.now += 11_000_000
+		memory.tidy(false)
+		if broken {
+			if err := client.Set(t.Context(), key, "no log", 0).Err(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		used := f.sum(60_000_000)
+		for range 2 {
+			if !f.take(t, 0, other) {
+				t.Errorf("broken %t: another caller was refused", broken)
+			}
+			f.now += 11_000_000 // no lease of its own
+		}
+		if !broken && units(t, client, key) != used {
+			t.Errorf("%d units are counted after the next take, want the %d used", units(t, client, key), used)
+		}
+		if n := len(memory.unsettled()); (n == 1) != broken || n > 1 {
+			t.Errorf("broken %t: %d leases wait to be settled", broken, n)
+		}
+	}
+}
+
+// A refusal that others' leases may end is asked for again sooner, but ever less so.
+func TestRefusalsAreRemembered(t *testing.T) {
+	t.Parallel()
+	refused := Decision{RetryAfter: time.Minute, Quotas: make([]Quota, 1)}
+	soon := Decision{RetryAfter: time.Second / 2, Quotas: make([]Quota, 1)}
+	admitted := Decision{Admitted: true, Quotas: make([]Quota, 1)}
+	e := &entry{states: make([]state, 1)}
+	for i, step := range []struct {
+		decision Decision
+		leased   bool
+		want     time.Duration
+	}{
+		{refused, true, time.Second}, {refused, true, 2 * time.Second}, {refused, true, 4 * time.Second}, {refused, true, 4 * time.Second},
+		{soon, true, time.Second / 2}, {refused, false, 10 * time.Second}, {refused, false, 20 * time.Second},
+		{refused, false, 20 * time.Second}, {refused, true, time.Second},
+		{refused, true, 2 * time.Second}, {admitted, false, 0}, {refused, true, time.Second}, {soon, false, time.Second / 2},
+	} {
+		asked := int64(i) * int64(time.Hour)
+		if e.hear(asked, asked+5, step.decision, step.leased); step.want > 0 && e.until != asked+int64(step.want) || step.want == 0 && e.until != 0 {
+			t.Errorf("step %d: refused for %v, want %v", i, time.Duration(e.until-asked), step.want)
 		}
 	}
 }

@@ -127,18 +127,21 @@ func (g *ledger) find(t *Take, window, now int64, create bool) *log {
 	if l := part[name]; l != nil {
 		return l
 	}
-	common := g.hash(t, window, true)
-	if l := g.shared[common]; l != nil && (l.read(now) > 0 || g.held >= maxLogs) {
-		return l
+	if len(g.shared) > 0 || g.held >= maxLogs {
+		common := g.hash(t, window, true)
+		l := g.shared[common]
+		if l == nil && create && g.held >= maxLogs {
+			l = newLog(window)
+			g.shared[common] = l
+		}
+		if l != nil && (l.read(now) > 0 || g.held >= maxLogs) {
+			return l
+		}
 	}
 	if !create {
 		return nil
 	}
 	l := newLog(window)
-	if g.held >= maxLogs {
-		g.shared[common] = l
-		return l
-	}
 	if part == nil {
 		part = map[uint64]*log{}
 		g.logs[name%ledgerPart] = part

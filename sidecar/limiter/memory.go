@@ -14,9 +14,9 @@ const (
 	shardCount = 16
 	// A refusal is remembered for as long as it surely holds, but not longer than
 	// this: Redis may lose what it counted. Where others hold leases they may give
-	// them back.
-	maxDenial       = 10 * time.Second
-	maxLeasedDenial = time.Second
+	// them back. When it is refused again, it is for twice as long, so often.
+	maxDenial, denialDoubled             = 10 * time.Second, 1
+	maxLeasedDenial, leasedDenialDoubled = time.Second, 2
 )
 
 // memory is what this process can decide by itself: takes that it has leases
@@ -33,8 +33,8 @@ type memory struct {
 	recorder *recorder
 
 	mu sync.Mutex
-	// over are leases to settle.
-	over []*command
+	// over are leases to settle: with the next takes; and alone without.
+	over, alone []*command
 }
 
 // maxOver bounds the leases that wait to be settled. Of more, what was not used
@@ -44,6 +44,9 @@ const maxOver = 64 << 10
 type shard struct {
 	mu      sync.Mutex // guards the entries, too
 	entries map[uint64]*entry
+	// last are the takes of the entry made last: the next one's are often of the same
+	// service, whose name and limits they share.
+	last []Take
 }
 
 // entry is what is known of some takes that were asked for together.
@@ -56,10 +59,19 @@ type entry struct {
 	lease  *lease
 	want   int64
 	asking bool
-	// quotas as they were at a time; refused until another.
-	quotas []Quota
+	// refused so often one after the other, while others held leases or did not.
+	leased  bool
+	refused uint8
+	// states of the quotas at a time; refused until another.
+	states []state
 	at     int64
 	until  int64
+}
+
+// state of a quota, as in Quota.
+type state struct {
+	remaining         int64
+	reset, retryAfter time.Duration
 }
 
 func newMemory(ledger *ledger, recorder *recorder) *memory {
@@ -85,9 +97,15 @@ func (m *memory) hash(takes []Take) uint64 {
 // find locks the shard of some takes and returns it with their entry, if any.
 func (m *memory) find(takes []Take) (*shard, uint64, *entry) {
 	hash := m.hash(takes)
+	s, e := m.at(hash)
+	return s, hash, e
+}
+
+// at is find, of a hash.
+func (m *memory) at(hash uint64) (*shard, *entry) {
 	s := &m.shards[hash%shardCount]
 	s.mu.Lock()
-	return s, hash, s.entries[hash]
+	return s, s.entries[hash]
 }
 
 // names reports whether the entry is of these takes, whatever their limits.
@@ -134,7 +152,7 @@ func (m *memory) answer(takes []Take, quotas []Quota) (decision Decision, decide
 	case e.lease != nil && e.lease.use(now):
 		decision.Admitted = true
 		decision.Quotas = e.quotasAt(quotas[:0], now)
-		m.recorder.leased(e, now)
+		m.recorder.leased(e, decision.Quotas, now)
 	default:
 		return Decision{}, false
 	}
@@ -145,15 +163,17 @@ func (m *memory) answer(takes []Take, quotas []Quota) (decision Decision, decide
 // remains to be taken here.
 func (e *entry) quotasAt(quotas []Quota, now int64) []Quota {
 	passed := time.Duration(now - e.at)
-	quotas = append(quotas, e.quotas...)
-	for i := range quotas {
-		q := &quotas[i]
-		if e.lease != nil {
-			q.Remaining += e.lease.left * max(e.takes[q.Take].Cost, 1)
-		}
-		q.Reset = max(q.Reset-passed, 0)
-		if q.RetryAfter > 0 {
-			q.RetryAfter = max(q.RetryAfter-passed, 1)
+	for i := range e.takes {
+		for _, limit := range e.takes[i].Limits {
+			s := &e.states[len(quotas)]
+			q := Quota{Take: i, Limit: limit, Remaining: s.remaining, Reset: max(s.reset-passed, 0), RetryAfter: s.retryAfter}
+			if e.lease != nil {
+				q.Remaining += e.lease.left * max(e.takes[i].Cost, 1)
+			}
+			if q.RetryAfter > 0 {
+				q.RetryAfter = max(q.RetryAfter-passed, 1)
+			}
+			quotas = append(quotas, q)
 		}
 	}
 	return quotas
@@ -166,13 +186,14 @@ type request struct {
 	// settle an ended lease, before the take; nil: none.
 	settle *command
 	start  int64
+	hash   uint64
 }
 
 // asks says what to ask of Redis beside the takes.
 func (m *memory) asks(takes []Take) request {
 	s, hash, e := m.find(takes)
 	defer s.mu.Unlock()
-	r := request{start: m.now(), length: leaseLength(takes)}
+	r := request{start: m.now(), length: leaseLength(takes), hash: hash}
 	switch {
 	case e == nil:
 		if r.length > 0 {
@@ -210,27 +231,21 @@ func (m *memory) end(e *entry, now int64) *command {
 	if l == nil {
 		return nil
 	}
-	for part, takes := range l.used {
-		if takes > 0 {
-			at := min(l.begin+int64(part+1)*l.length/leaseParts, now)
-			m.ledger.record(e.takes, int64(takes), now-at)
-		}
+	uses, used := l.uses()
+	for _, u := range uses {
+		at := min(l.begin+u.within*1000, now)
+		m.ledger.record(e.takes, u.takes, now-at)
 	}
-	if e.want = l.usedInAll + l.usedInAll/2; now < l.end {
+	if e.want = used + used/2; now < l.end {
 		times := min(max(l.length/max(now-l.begin, 1), 2), maxLeaseGrowth)
-		e.want = min(times*l.usedInAll, maxLeaseTakes)
+		e.want = min(times*used, maxLeaseTakes)
 	}
 	e.lease = nil
 	quotas, err := quotasOf(e.takes)
 	if err != nil {
 		return nil // they were taken
 	}
-	return l.settle(quotas)
-}
-
-// settle is the command that does it.
-func (l *lease) settle(quotas []quota) *command {
-	return &command{verb: verbSettle, id: l.id, quotas: quotas, uses: l.uses(), length: l.length}
+	return &command{verb: verbSettle, id: string(l.id[:]), quotas: quotas, uses: uses, length: l.length}
 }
 
 // remember makes an entry, if there is room.
@@ -241,13 +256,19 @@ func (s *shard) remember(hash uint64, takes []Take, now int64) *entry {
 	if s.entries == nil {
 		s.entries = map[uint64]*entry{}
 	}
-	e := &entry{takes: make([]Take, len(takes)), seen: now}
-	for i, t := range takes {
-		t.Namespace, t.Service, t.Identity = strings.Clone(t.Namespace), strings.Clone(t.Service), strings.Clone(t.Identity)
-		t.Limits = slices.Clone(t.Limits)
-		e.takes[i] = t
+	e, quotas := &entry{takes: slices.Clone(takes), seen: now}, 0
+	for i := range e.takes {
+		t := &e.takes[i]
+		quotas += len(t.Limits)
+		t.Identity = strings.Clone(t.Identity)
+		if i < len(s.last) && s.last[i].Namespace == t.Namespace && s.last[i].Service == t.Service && slices.Equal(s.last[i].Limits, t.Limits) {
+			t.Namespace, t.Service, t.Limits = s.last[i].Namespace, s.last[i].Service, s.last[i].Limits
+			continue
+		}
+		t.Namespace, t.Service, t.Limits = strings.Clone(t.Namespace), strings.Clone(t.Service), slices.Clone(t.Limits)
 	}
-	s.entries[hash] = e
+	e.states = make([]state, quotas)
+	s.entries[hash], s.last = e, e.takes
 	return e
 }
 
@@ -258,11 +279,11 @@ func (m *memory) learn(takes []Take, r request, c *command, d Decision) {
 		leased = c.reply[1]
 		m.ledger.record(takes, 1, 0)
 	}
-	s, hash, e := m.find(takes)
+	s, e := m.at(r.hash)
 	defer s.mu.Unlock()
 	now := m.now()
 	if e == nil && !d.Admitted && d.RetryAfter > 0 {
-		e = s.remember(hash, takes, now)
+		e = s.remember(r.hash, takes, now)
 	}
 	if e == nil || !e.is(takes) {
 		if leased > 0 {
@@ -273,21 +294,35 @@ func (m *memory) learn(takes []Take, r request, c *command, d Decision) {
 	if r.want > 0 {
 		e.asking = false
 	}
-	e.at, e.quotas, e.until = now, append(e.quotas[:0], d.Quotas...), 0
-	if !d.Admitted && d.RetryAfter > 0 {
-		longest := maxDenial
-		if c.reply[1] == 1 || len(c.quotas) < len(d.Quotas) { // of a cluster, others' leases are not told of
-			longest = maxLeasedDenial
-		}
-		e.until = r.start + int64(min(d.RetryAfter, longest))
-	}
+	e.hear(r.start, now, d, c.reply[1] == 1 || len(c.quotas) < len(d.Quotas)) // of a cluster, others' leases are not told of
 	if leased > 0 {
 		m.later(m.end(e, now)) // one that came meanwhile
-		e.lease = &lease{id: c.id, begin: r.start, end: r.start + r.length - r.length/256, length: r.length, left: leased}
+		e.lease = &lease{id: [idBytes]byte([]byte(c.id)), begin: r.start, end: r.start + r.length - r.length/256, length: r.length, left: leased}
 		if m.recorder != nil {
-			e.lease.times, e.lease.read = c.times(), c.read
+			e.lease.counted = &counted{times: c.times(), read: c.read}
 		}
 	}
+}
+
+// hear keeps a decision that was asked for at a time, where others have leases or not.
+func (e *entry) hear(asked, now int64, d Decision, leased bool) {
+	for i := range d.Quotas {
+		q := &d.Quotas[i]
+		e.states[i] = state{q.Remaining, q.Reset, q.RetryAfter}
+	}
+	e.at, e.until = now, 0
+	if d.Admitted || leased != e.leased {
+		e.refused = 0
+	}
+	if e.leased = leased; d.Admitted || d.RetryAfter <= 0 {
+		return
+	}
+	longest, doubled := maxDenial, uint8(denialDoubled)
+	if leased {
+		longest, doubled = maxLeasedDenial, leasedDenialDoubled
+	}
+	e.until = asked + int64(min(d.RetryAfter, longest<<e.refused))
+	e.refused = min(e.refused+1, doubled)
 }
 
 // failed notes that Redis did not answer a request. It may have granted a lease,
@@ -300,7 +335,7 @@ func (m *memory) failed(takes []Take, r request, c *command) {
 	if c.want > 0 { // else it was asked again without a lease
 		m.later(c.unused())
 	}
-	s, _, e := m.find(takes)
+	s, e := m.at(r.hash)
 	defer s.mu.Unlock()
 	if e != nil && e.is(takes) {
 		e.asking = false
@@ -312,15 +347,18 @@ func (c *command) unused() *command {
 	return &command{verb: verbSettle, id: c.id, quotas: c.quotas, length: c.length}
 }
 
-// later has a lease settled with the next sweep.
-func (m *memory) later(settle *command) {
-	if settle == nil {
-		return
-	}
+// later has leases settled with the next takes or the next sweep; nil: none.
+func (m *memory) later(settle ...*command) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if len(m.over) < maxOver {
-		m.over = append(m.over, settle)
+	for _, c := range settle {
+		switch {
+		case c == nil || len(m.over)+len(m.alone) >= maxOver:
+		case c.alone:
+			m.alone = append(m.alone, c)
+		default:
+			m.over = append(m.over, c)
+		}
 	}
 }
 
@@ -344,14 +382,42 @@ func (m *memory) forgetCallers(namespace, service string, identities []string) {
 // sweep forgets what is over, and returns the leases to settle: those that have
 // ended or been used up, or all.
 func (m *memory) sweep(all bool) []*command {
+	m.tidy(all)
+	return m.unsettled()
+}
+
+// tidy forgets what is over, and has leases that have ended or been used up, or
+// all, settled.
+func (m *memory) tidy(all bool) {
 	for i := range m.shards {
 		m.shards[i].sweep(m, all)
 	}
+}
+
+// unsettled hands over all leases to settle.
+func (m *memory) unsettled() []*command {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	over := m.over
-	m.over = nil
+	over := append(m.over, m.alone...)
+	m.over, m.alone = nil, nil
 	return over
+}
+
+// along hands over some leases to settle that takes may bring along, so many at most.
+func (m *memory) along(most int) []*command {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if len(m.over) == 0 {
+		return nil
+	}
+	left := max(len(m.over)-most, 0)
+	some := slices.Clone(m.over[left:])
+	clear(m.over[left:])
+	m.over = m.over[:left]
+	for _, c := range some {
+		c.alone = true
+	}
+	return some
 }
 
 func (s *shard) sweep(m *memory, all bool) {
@@ -367,6 +433,6 @@ func (s *shard) sweep(m *memory, all bool) {
 		}
 	}
 	if len(s.entries) == 0 {
-		s.entries = nil // a map keeps the memory of its largest size
+		s.entries, s.last = nil, nil // a map keeps the memory of its largest size
 	}
 }

@@ -37,7 +37,11 @@ type quota struct {
 
 // quotasOf lists the quotas that takes ask for, in their order.
 func quotasOf(takes []Take) ([]quota, error) {
-	quotas := make([]quota, 0, 2*len(takes))
+	n := 0
+	for i := range takes {
+		n += len(takes[i].Limits)
+	}
+	quotas := make([]quota, 0, n)
 	for i := range takes {
 		t := &takes[i]
 		if err := check(t); err != nil {

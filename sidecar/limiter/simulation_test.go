@@ -78,7 +78,9 @@ func TestSimulation(t *testing.T) {
 			t.Fatalf("WEIR_SEED: %v", err)
 		}
 	}
-	s := &simulation{fleet: newFleet(t, redistest.Start(t).URL(), 5), t: t, random: rand.New(rand.NewPCG(seed, 0))}
+	server := redistest.Start(t)
+	client := server.Client()
+	s := &simulation{fleet: newFleet(t, server.URL(), 5), t: t, random: rand.New(rand.NewPCG(seed, 0))}
 	for _, l := range s.limiters {
 		store := &lossy{Scripter: l.backend.client}
 		l.backend.batch.client = store
@@ -97,9 +99,21 @@ func TestSimulation(t *testing.T) {
 			break
 		}
 		s.step(step)
+		if step%50 == 0 {
+			s.checkLogs(client)
+		}
 	}
 	t.Logf("seed %d: %d steps: %d admitted, %d refused, %d answers lost, %d sidecars killed, %d limits edited, %d resets",
 		seed, steps, s.took, s.refused, s.lost, s.kills, s.edits, s.resets)
+}
+
+// checkLogs of the callers.
+func (s *simulation) checkLogs(client redis.Cmdable) {
+	for _, caller := range s.callers {
+		for _, q := range mustQuotas(s.t, []Take{caller.take}) {
+			checkSliced(s.t, client.Get(s.t.Context(), q.key).Val())
+		}
+	}
 }
 
 func (s *simulation) step(step int) {
