@@ -17,13 +17,13 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/apimachinery/pkg/util/httpstream"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/client-go/tools/portforward"
 	"k8s.io/client-go/tools/remotecommand"
 	"k8s.io/client-go/transport/spdy"
+	streaming "k8s.io/streaming/pkg/httpstream"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/weir-dev/weir/api/v1alpha1"
@@ -173,14 +173,14 @@ func (c *cluster) podURL(pod *corev1.Pod, what string) *url.URL {
 
 // byWebSocketFails says whether to try again the older way.
 func byWebSocketFails(err error) bool {
-	return httpstream.IsUpgradeFailure(err) || httpstream.IsHTTPSProxyError(err)
+	return streaming.IsUpgradeFailure(err) || streaming.IsHTTPSProxyError(err)
 }
 
 // forward listens on a port of this machine's loopback, 0 for any, until ctx ends,
 // for a pod's port. It returns the port, and what the forwarding ends with.
 func (c *cluster) forward(ctx context.Context, pod *corev1.Pod, local, port uint16) (uint16, <-chan error, error) {
 	to := c.podURL(pod, "portforward")
-	byWebSocket, err := portforward.NewSPDYOverWebsocketDialer(to, c.config)
+	byWebSocket, err := portforward.NewSPDYOverWebsocketDialerForStreaming(to, c.config)
 	if err != nil {
 		return 0, nil, err
 	}
@@ -188,9 +188,9 @@ func (c *cluster) forward(ctx context.Context, pod *corev1.Pod, local, port uint
 	if err != nil {
 		return 0, nil, err
 	}
-	dialer := portforward.NewFallbackDialer(byWebSocket, spdy.NewDialer(upgrader, &http.Client{Transport: transport}, http.MethodPost, to), byWebSocketFails)
+	dialer := portforward.NewFallbackDialerForStreaming(byWebSocket, spdy.NewDialerForStreaming(upgrader, &http.Client{Transport: transport}, http.MethodPost, to), byWebSocketFails)
 	ready := make(chan struct{})
-	forwarder, err := portforward.NewOnAddressesWithContext(ctx, dialer, []string{"127.0.0.1"}, []string{fmt.Sprintf("%d:%d", local, port)}, ready, io.Discard, io.Discard)
+	forwarder, err := portforward.NewOnAddressesForStreamingWithContext(ctx, dialer, []string{"127.0.0.1"}, []string{fmt.Sprintf("%d:%d", local, port)}, ready, io.Discard, io.Discard)
 	if err != nil {
 		return 0, nil, err
 	}

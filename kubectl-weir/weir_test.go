@@ -203,14 +203,14 @@ func newStage(t *testing.T) *stage {
 
 // run is what a command line prints, and its error as main prints it.
 func (s *stage) run(line ...string) string {
-	var out bytes.Buffer
-	p := &plugin{out: &out, errOut: &out, now: func() time.Time { return noon }, open: s.cluster}
+	var out, errOut bytes.Buffer
+	p := &plugin{out: &out, errOut: &errOut, now: func() time.Time { return noon }, open: s.cluster}
 	command := p.command()
 	command.SetArgs(line)
 	if err := command.ExecuteContext(s.t.Context()); err != nil {
-		fmt.Fprintln(&out, "kubectl weir:", advise(err))
+		fmt.Fprintln(&errOut, "kubectl weir:", advise(err))
 	}
-	return out.String()
+	return out.String() + errOut.String()
 }
 
 func TestGolden(t *testing.T) {
