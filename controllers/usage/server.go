@@ -19,6 +19,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/weir-dev/weir/api/v1alpha1"
+	"github.com/weir-dev/weir/controllers/access"
 	"github.com/weir-dev/weir/sidecar/limiter"
 	"github.com/weir-dev/weir/sidecar/ruleset"
 )
@@ -50,7 +51,7 @@ const (
 // Server answers under Prefix.
 type Server struct {
 	options Options
-	access  *access
+	access  *access.Reviewer
 	limiter *limiter.Limiter
 	// busy has a value for each request under way of somebody who may.
 	busy chan struct{}
@@ -60,7 +61,7 @@ type Server struct {
 // New returns a Server. It reaches Redis when it is asked.
 func New(options Options) *Server {
 	s := &Server{
-		options: options, access: newAccess(options.API), busy: make(chan struct{}, maxAtOnce), mux: http.NewServeMux(),
+		options: options, access: access.New(options.API, 0), busy: make(chan struct{}, maxAtOnce), mux: http.NewServeMux(),
 		limiter: limiter.New(limiter.Options{Logger: slog.New(slog.DiscardHandler)}), // the operator looks after the store elsewhere
 	}
 	s.handle("GET", "usage", "get", s.usage)
@@ -130,7 +131,7 @@ func (s *Server) handle(method, subresource, verb string, do func(context.Contex
 // admit finds who asks and what for. That there is no such policy is told only to
 // those who may ask.
 func (s *Server) admit(ctx context.Context, r *http.Request, wanted attempt) (*asked, error) {
-	found, err := s.access.allow(r, wanted)
+	found, err := s.allow(r, wanted)
 	if err != nil {
 		s.options.Logger.Error(err, "cannot say who may ask about usage")
 		return nil, problem(http.StatusServiceUnavailable, "The API server cannot be asked who you are and what you may. Try again.")

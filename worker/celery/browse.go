@@ -108,8 +108,9 @@ func (b *Broker) Waiting(ctx context.Context, queue string, limit int, newest bo
 type Held struct {
 	*Message
 	Queue string
-	// Parked: it waits for its time.
-	Parked bool
+	// Parked: it waits for its time. Running: one of our workers took it; Celery's
+	// take some ahead.
+	Parked, Running bool
 }
 
 // EachHeld calls f for the messages that are held, as far as they can be read.
@@ -118,7 +119,7 @@ func (b *Broker) EachHeld(ctx context.Context, f func(Held)) error {
 		return b.eachEntry(ctx, tags, func(tag, raw, queue string) {
 			if m, _ := Decode(raw); m != nil && m.ID != "" {
 				m.Raw = ""
-				f(Held{m, queue, strings.HasPrefix(tag, parkedPrefix)})
+				f(Held{m, queue, strings.HasPrefix(tag, parkedPrefix), strings.HasPrefix(tag, takenPrefix)})
 			}
 		})
 	})
