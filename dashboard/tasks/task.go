@@ -58,7 +58,7 @@ type Task struct {
 }
 
 // Runtime is how long it ran, or has run; 0: not known.
-func (t *Task) Runtime(now time.Time) time.Duration {
+func (t Task) Runtime(now time.Time) time.Duration {
 	switch {
 	case t.StartedAt.IsZero():
 		return 0
@@ -93,8 +93,8 @@ func shorten(t *Task) {
 	}
 }
 
-// stateOf is Celery's word as ours.
-func stateOf(s celery.State) State {
+// StateOf is Celery's word as ours.
+func StateOf(s celery.State) State {
 	switch s {
 	case celery.Started:
 		return Running
@@ -177,7 +177,7 @@ func (t *Task) result(r *celery.Result, now time.Time) {
 	if !r.StartedAt.IsZero() {
 		t.StartedAt = r.StartedAt
 	}
-	state := stateOf(r.State)
+	state := StateOf(r.State)
 	if state != Waiting { // which is said also of a message that is nowhere any more
 		t.confirmed = now
 	}
