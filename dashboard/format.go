@@ -29,7 +29,7 @@ var functions = template.FuncMap{
 	"tab":       func(current, name, label string) tab { return tab{name, label, current == name} },
 	"search":    func(search, what string) searchBox { return searchBox{search, what} },
 	"rows":      func(all []tasks.Task, now time.Time) taskTable { return taskTable{all, now} },
-	"tenths":    func() []int { return []int{0, 1, 2, 3, 4, 5, 6, 7, 8, 9} },
+	"person":    person,
 }
 
 // What templates of parts are given.
@@ -44,6 +44,14 @@ type (
 		Now   time.Time
 	}
 )
+
+// person is a user's name as there is room for it.
+func person(name string) string {
+	if account, is := strings.CutPrefix(name, "system:serviceaccount:"); is {
+		return strings.Replace(account, ":", "/", 1)
+	}
+	return name
+}
 
 func plural(n int, one, many string) string {
 	if n == 1 {

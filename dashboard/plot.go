@@ -19,8 +19,15 @@ type point struct {
 	value float64
 }
 
-// plot draws the highest values of a time that ends now, and says them.
+// shortestPlot is what a plot shows of time while little is known.
+const shortestPlot = 5 * time.Minute
+
+// plot draws the highest values of a time that ends now, as far as they are
+// known, and says them.
 func plot(what string, points []point, last time.Duration, now time.Time, say func(float64) string) template.HTML {
+	if len(points) > 0 {
+		last = min(last, max(shortestPlot, now.Sub(points[0].at)))
+	}
 	highest, current := 0.0, 0.0
 	buckets := make([]float64, plotPoints)
 	known := make([]bool, plotPoints)
@@ -36,7 +43,7 @@ func plot(what string, points []point, last time.Duration, now time.Time, say fu
 		buckets[i], known[i] = max(buckets[i], p.value), true
 		highest, current = max(highest, p.value), p.value
 	}
-	label := fmt.Sprintf("%s: now %s, at most %s", what, say(current), say(highest))
+	label := fmt.Sprintf("%s in %s: now %s, at most %s", what, duration(last.Round(time.Minute)), say(current), say(highest))
 	var b strings.Builder
 	fmt.Fprintf(&b, `<svg class="plot" viewBox="0 0 %d %d" preserveAspectRatio="none" role="img" aria-label="%s"><title>%s</title>`,
 		plotWidth, plotHeight, template.HTMLEscapeString(label), template.HTMLEscapeString(label))

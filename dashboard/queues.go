@@ -69,8 +69,8 @@ func (s *Server) queues(ctx context.Context, v *visitor, r *http.Request) (*view
 			depth = append(depth, point{sample.At, float64(sample.Waiting)})
 			age = append(age, point{sample.At, sample.Age.Seconds()})
 		}
-		row.WaitingPlot = plot("Waiting in the last hour", depth, tasks.SampledFor, now, func(n float64) string { return number(int64(n)) })
-		row.AgePlot = plot("Age of the next in the last hour", age, tasks.SampledFor, now, func(n float64) string { return duration(time.Duration(n * float64(time.Second))) })
+		row.WaitingPlot = plot("Waiting", depth, tasks.SampledFor, now, func(n float64) string { return number(int64(n)) })
+		row.AgePlot = plot("Age of the next", age, tasks.SampledFor, now, func(n float64) string { return duration(time.Duration(n * float64(time.Second))) })
 		data.Rows = append(data.Rows, row)
 	}
 	slices.SortStableFunc(data.Rows, func(a, b queueRow) int { // those in which something waits first

@@ -9,16 +9,21 @@ import (
 	"github.com/weir-dev/weir/dashboard/tasks"
 )
 
-// runningListed are the tasks that are shown of one worker.
-const runningListed = 20
+const (
+	// runningListed are the tasks that are shown of one worker.
+	runningListed = 20
+	// maxSlots are drawn of one.
+	maxSlots = 16
+)
 
 // workerRow is a worker, with what it runs.
 type workerRow struct {
 	tasks.Worker
 	Silent  bool
 	Running []tasks.Task
-	// Share of its slots that are used, in tenths; -1: not known.
-	Tenths int
+	// Slots, true where one is used; nil: it did not say how many it has. Of many
+	// each is for several.
+	Slots []bool
 }
 
 type workersData struct {
@@ -48,13 +53,17 @@ func (s *Server) workers(ctx context.Context, v *visitor, r *http.Request) (*vie
 		if !matches(data.Search, append([]string{worker.Hostname}, worker.Queues...)...) {
 			continue
 		}
-		row := workerRow{Worker: worker, Silent: worker.Silent(now), Running: running[worker.Hostname], Tenths: -1}
+		row := workerRow{Worker: worker, Silent: worker.Silent(now), Running: running[worker.Hostname]}
 		if row.Silent {
 			data.Silent++
 			row.Running = nil
 		}
 		if worker.Concurrency > 0 {
-			row.Tenths = min(10, (10*worker.Active+worker.Concurrency-1)/worker.Concurrency)
+			row.Slots = make([]bool, min(worker.Concurrency, maxSlots))
+			used := (len(row.Slots)*worker.Active + worker.Concurrency - 1) / worker.Concurrency
+			for i := range min(used, len(row.Slots)) {
+				row.Slots[i] = !row.Silent
+			}
 		}
 		data.Rows = append(data.Rows, row)
 	}

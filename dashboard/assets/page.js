@@ -28,6 +28,7 @@
       if (time.textContent !== text) time.textContent = text;
     }
   }
+  document.querySelector(".top nav [aria-current]")?.scrollIntoView({inline: "center", block: "nearest"});
   setInterval(sayTimes, 1000);
   sayTimes();
 

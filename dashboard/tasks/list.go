@@ -204,6 +204,17 @@ func (x *Index) Count(may May) map[State]int {
 	return total
 }
 
+// queueNames are those that tasks are of, or were.
+func (x *Index) queueNames() []string {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	names := make([]string, 0, len(x.scopes))
+	for _, s := range x.scopes {
+		names = append(names, s.Queue)
+	}
+	return names
+}
+
 // firstSeen is when a task was first heard of; zero: never.
 func (x *Index) firstSeen(id string) time.Time {
 	x.mu.RLock()

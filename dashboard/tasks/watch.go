@@ -239,6 +239,7 @@ func (w *Watcher) lookUp(ctx context.Context, b *celery.Broker, ids []string) er
 // look at what is seen each second: queues, and what is held.
 func (w *Watcher) look(ctx context.Context, b *celery.Broker) error {
 	w.queues.know(w.o.Queues())
+	w.queues.know(w.queueNames())
 	names := w.queues.names()
 	for page := range slices.Chunk(names, 50) {
 		depths, err := b.Depths(ctx, page)
