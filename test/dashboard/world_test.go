@@ -135,7 +135,7 @@ func (w *world) startControlPlane() {
 	must(w.t, err)
 	for _, file := range []string{
 		"operator/namespace.yaml", "rbac/serviceaccount.yaml", "rbac/role.yaml", "rbac/leader_election.yaml", "rbac/bindings.yaml",
-		"dashboard/serviceaccount.yaml", "dashboard/role.yaml",
+		"dashboard/rbac/serviceaccount.yaml", "dashboard/rbac/role.yaml",
 	} {
 		text, err := os.ReadFile(root + "/config/" + file)
 		must(w.t, err)
