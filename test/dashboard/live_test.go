@@ -115,6 +115,10 @@ func TestWhatIsAwayIsSaid(t *testing.T) {
 	b.open("/tasks")
 	b.sees("after_redis_came_back")
 
+	b.open("/schedules/bondhu/hourly-sentiment")
+	b.sees("Run now")
+	b.open("/tasks")
+	b.sees("Live")
 	_ = w.control.Stop() // it waits for those who watch, and then no more
 	b.sees("The API server does not answer.")
 	b.sees("after_redis_came_back")
