@@ -135,17 +135,30 @@ func bySeen(a, b *Task) int {
 func (x *Index) settle() {
 	if len(x.added) > 0 {
 		slices.SortFunc(x.added, bySeen)
-		inOrder := len(x.order) == 0 || bySeen(x.order[len(x.order)-1], x.added[0]) < 0
-		x.order = append(x.order, x.added...)
-		if !inOrder {
-			slices.SortFunc(x.order, bySeen) // nearly sorted
-		}
+		x.order = merge(x.order, x.added)
 		clear(x.added)
 		x.added = x.added[:0]
 	}
 	if excess := len(x.byID) - x.limit; excess > 0 {
 		x.forget(excess + x.limit/50)
 	}
+}
+
+// merge two lists that are in order into the first; cheap where most of the
+// second comes last.
+func merge(order, added []*Task) []*Task {
+	i, j := len(order)-1, len(added)-1
+	order = append(order, added...)
+	for at := len(order) - 1; j >= 0; at-- {
+		if i >= 0 && bySeen(order[i], added[j]) > 0 {
+			order[at] = order[i]
+			i--
+		} else {
+			order[at] = added[j]
+			j--
+		}
+	}
+	return order
 }
 
 // forget the oldest that have ended; where too few have, others.

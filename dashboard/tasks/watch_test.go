@@ -259,3 +259,21 @@ func BenchmarkList100000(b *testing.B) {
 		x.List(Filter{Text: "user-99999"}, all, "", 100)
 	}
 }
+
+func BenchmarkResults100000(b *testing.B) {
+	for b.Loop() {
+		x := NewIndex(200_000)
+		now := time.Now()
+		for page := range 200 {
+			var results []celery.Result
+			for i := range 500 {
+				n := (i*200 + page) * 7919 % 100_000 // in no order
+				results = append(results, celery.Result{ID: fmt.Sprintf("id-%06d", n), State: celery.Success, Task: "t", Queue: "q", DoneAt: now.Add(-time.Duration(n) * time.Second)})
+			}
+			x.Results(results, now)
+		}
+		if x.Len() != 100_000 {
+			b.Fatalf("holds %d", x.Len())
+		}
+	}
+}
