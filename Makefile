@@ -55,6 +55,7 @@ test: ## Everything: generated files, units, API-server suites and, where possib
 	@$(MAKE) test-chaos
 	@$(MAKE) test-interop
 	@$(MAKE) test-integration
+	@$(MAKE) test-dashboard
 	@$(MAKE) test-chart
 	@if [ -n "$${KUBECONFIG:-}" ] || { [ "$$(uname -s)" = Linux ] && [ "$$(id -u)" = 0 ]; }; then \
 	  $(MAKE) test-e2e; \
@@ -93,6 +94,12 @@ test-integration: ## The operator against a real kube-apiserver and etcd
 	@hack/packages.sh test
 	KUBEBUILDER_ASSETS=$$(hack/cluster/kubernetes/build.sh apiserver) go test -count=1 -timeout=15m ./test/integration/...
 
+.PHONY: test-dashboard
+test-dashboard: ## The page in headless Chromium, with a real API server, Redis and workers; screenshots in bin/dashboard
+	@hack/packages.sh test browser
+	go -C test/dashboard vet ./...
+	KUBEBUILDER_ASSETS=$$(hack/cluster/kubernetes/build.sh apiserver) go -C test/dashboard test -count=1 -timeout=20m ./...
+
 .PHONY: test-chart
 test-chart: $(TOOLS)/helm $(TOOLS)/kustomize $(TOOLS)/kubeconform $(TOOLS)/monitoring-crds $(TOOLS)/cert-manager-crds ## The Helm chart: lint, values, kustomize's objects, schemas, alerts, a real kube-apiserver, and what make dist writes
 	@hack/packages.sh test chart
@@ -127,10 +134,11 @@ lint: $(TOOLS)/golangci-lint ## golangci-lint with kube-api-linter on api/
 
 ##@ Build
 .PHONY: generate
-generate: $(TOOLS)/controller-gen ## Regenerate deepcopy code, CRDs and the operator's role from the Go sources, and the chart's share and docs/reference.md from them
+generate: $(TOOLS)/controller-gen ## Regenerate deepcopy code, CRDs and roles from the Go sources, and the chart's share and docs/reference.md from them
 	$(TOOLS)/controller-gen object:headerFile=hack/boilerplate.go.txt paths=./api/...
 	$(TOOLS)/controller-gen crd paths=./api/... output:crd:dir=config/crd/bases
 	$(TOOLS)/controller-gen rbac:roleName=weir-operator paths=./controllers/... output:rbac:dir=config/rbac
+	$(TOOLS)/controller-gen rbac:roleName=weir-dashboard paths=./dashboard/... output:rbac:dir=config/dashboard/rbac
 	go run ./hack/chart
 	go run ./hack/reference
 

@@ -1,7 +1,8 @@
 // Command operator is Weir's operator: it injects sidecars into pods, gives
 // them their rules, says in the status of policies what they enforce, and makes
 // the schedules and the workers of periodic tasks. As `operator check` it asks
-// an installation whether it works.
+// an installation whether it works, as `operator dashboard` it serves the page
+// on port 5555.
 package main
 
 import (
@@ -43,6 +44,7 @@ import (
 	"github.com/weir-dev/weir/controllers/manifests"
 	"github.com/weir-dev/weir/controllers/store"
 	"github.com/weir-dev/weir/controllers/usage"
+	"github.com/weir-dev/weir/dashboard"
 	"github.com/weir-dev/weir/sidecar/ruleset"
 	"github.com/weir-dev/weir/tracing"
 )
@@ -176,6 +178,9 @@ const gcPercent = 50
 func main() {
 	if len(os.Args) > 1 && os.Args[1] == "check" {
 		os.Exit(check.Main(ctrl.SetupSignalHandler(), os.Args[2:], os.Stdout))
+	}
+	if len(os.Args) > 1 && os.Args[1] == "dashboard" {
+		os.Exit(dashboard.Main(ctrl.SetupSignalHandler(), os.Args[2:], os.Stderr))
 	}
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)

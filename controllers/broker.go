@@ -73,6 +73,17 @@ func (b *Broker) Settings() (manifests.Broker, error) {
 	return b.settings, nil
 }
 
+// Client is the broker that the files name now. An error: there is none.
+func (b *Broker) Client() (*celery.Broker, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.refresh()
+	if b.client == nil {
+		return nil, b.problem
+	}
+	return b.client, nil
+}
+
 // Look reads what a task's status shows. Errors never hold the URL.
 func (b *Broker) Look(ctx context.Context, task *v1alpha1.PeriodicTask) (*celery.Look, error) {
 	client, err := b.current()

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that are missing, where apt and root are there;
 # else names them and fails.
-# usage: packages.sh [test] [cluster] [interop] [clients] [conformance] [chart] [bench] [examples]   test: for units and API-server suites; cluster: for make cluster;
+# usage: packages.sh [test] [cluster] [interop] [clients] [conformance] [chart] [bench] [examples] [browser]   test: for units and API-server suites; cluster: for make cluster;
 #   interop: for suites with real Celery workers; clients: the HTTP clients that pods of the cluster suite run; conformance: for the data
-#   path's suite; examples: what hack/cluster/examples.sh makes images of; chart: promtool for the chart's suite; bench: for make bench PART=proxy
+#   path's suite; examples: what hack/cluster/examples.sh makes images of; chart: promtool for the chart's suite; bench: for make bench PART=proxy; browser: Chromium, and letters for it, for the page's suite
 set -euo pipefail
 PATH=$PATH:/usr/sbin:/sbin
 
@@ -33,6 +33,8 @@ examples="curl curl
 conformance="redis-server redis-server
 ip iproute2"
 chart="promtool prometheus"
+browser="chromium chromium
+/usr/share/fonts/truetype/liberation fonts-liberation"
 bench="redis-server redis-server
 ip iproute2
 haproxy haproxy"

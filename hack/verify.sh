@@ -12,6 +12,7 @@ problem() { echo "verify: $*" >&2; failed=1; }
 "$controller_gen" object:headerFile=hack/boilerplate.go.txt paths=./api/... output:object:dir="$fresh/api/v1alpha1"
 "$controller_gen" crd paths=./api/... output:crd:dir="$fresh/config/crd/bases"
 "$controller_gen" rbac:roleName=weir-operator paths=./controllers/... output:rbac:dir="$fresh/config/rbac"
+"$controller_gen" rbac:roleName=weir-dashboard paths=./dashboard/... output:rbac:dir="$fresh/config/dashboard/rbac"
 go run ./hack/chart -output "$fresh"
 go run ./hack/reference -output "$fresh"
 for file in $(cd "$fresh" && find . -type f | sed 's|^\./||'); do
@@ -25,7 +26,7 @@ for file in $(git ls-files --cached --others --exclude-standard '*.go' | xargs g
   problem "$file is not formatted: run gofmt -w $file"
 done
 go vet ./... || problem "go vet found the above"
-for module in . hack/image hack/sbom test/bench/limiter test/conformance; do
+for module in . hack/image hack/sbom test/bench/limiter test/conformance test/dashboard; do
   go -C "$module" mod tidy -diff >/dev/null 2>&1 || problem "$module/go.mod or go.sum is not tidy: run go -C $module mod tidy"
 done
 exit $failed

@@ -2,7 +2,6 @@ package usage
 
 import (
 	"context"
-	"crypto/sha256"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -11,11 +10,12 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
-	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	reviews "github.com/weir-dev/weir/controllers/access"
 )
 
 // Where API servers publish by whose authority their users' certificates are. The
@@ -139,15 +139,15 @@ func (a *ClientAuthorities) verify(chain []*x509.Certificate) error {
 	return err
 }
 
-// subject of a certificate, as the API server reads it. TLS has shown that the
+// user of a certificate, as the API server reads it. TLS has shown that the
 // client has its key.
-func (a *ClientAuthorities) subject(chain []*x509.Certificate) (*subject, error) {
+func (a *ClientAuthorities) user(chain []*x509.Certificate) (*reviews.User, error) {
 	// A connection may be older than what is known now, or the certificate over.
 	if err := a.verify(chain); err != nil || chain[0].Subject.CommonName == "" {
-		return nil, errUnauthenticated
+		return nil, reviews.ErrUnauthenticated
 	}
-	return &subject{authenticationv1.UserInfo{
-		Username: chain[0].Subject.CommonName,
-		Groups:   slices.Concat(chain[0].Subject.Organization, []string{"system:authenticated"}),
-	}, sha256.Sum256(chain[0].Raw)}, nil
+	return &reviews.User{
+		Name:   chain[0].Subject.CommonName,
+		Groups: slices.Concat(chain[0].Subject.Organization, []string{"system:authenticated"}),
+	}, nil
 }

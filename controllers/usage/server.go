@@ -19,6 +19,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/weir-dev/weir/api/v1alpha1"
+	reviews "github.com/weir-dev/weir/controllers/access"
 	"github.com/weir-dev/weir/sidecar/limiter"
 	"github.com/weir-dev/weir/sidecar/ruleset"
 )
@@ -116,7 +117,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // asked is a request of somebody who may.
 type asked struct {
 	*http.Request
-	who *subject
+	who *reviews.User
 	// policy that the path names; nil: none.
 	policy *v1alpha1.RateLimitPolicy
 }
@@ -153,7 +154,7 @@ func (s *Server) serve(r *http.Request, to *route) (any, error) {
 	}
 	found, err := to.do(s, ctx, q)
 	if failed := new(failure); err != nil && !errors.As(err, &failed) {
-		s.options.Logger.Error(err, "cannot answer", "user", q.who.Username, "verb", wanted.verb, "resource", wanted.resource(), "namespace", wanted.namespace, "policy", wanted.policy)
+		s.options.Logger.Error(err, "cannot answer", "user", q.who.Name, "verb", wanted.verb, "resource", wanted.resource(), "namespace", wanted.namespace, "policy", wanted.policy)
 	}
 	return found, err
 }
@@ -161,7 +162,7 @@ func (s *Server) serve(r *http.Request, to *route) (any, error) {
 // admit finds the policy for somebody who may.
 func (s *Server) admit(ctx context.Context, r *http.Request, wanted attempt) (*asked, error) {
 	who, err := s.access.who(r)
-	if errors.Is(err, errUnauthenticated) {
+	if errors.Is(err, reviews.ErrUnauthenticated) {
 		return nil, problem(http.StatusUnauthorized, "A bearer token that this cluster's API server accepts is required, such as kubectl create token makes, or a client certificate that it accepts.")
 	}
 	if err != nil {
@@ -172,7 +173,7 @@ func (s *Server) admit(ctx context.Context, r *http.Request, wanted attempt) (*a
 		return nil, s.unsaid(err)
 	}
 	if !allowed {
-		s.options.Logger.Info("refused", "user", who.Username, "verb", wanted.verb, "resource", wanted.resource(), "namespace", wanted.namespace, "policy", wanted.policy)
+		s.options.Logger.Info("refused", "user", who.Name, "verb", wanted.verb, "resource", wanted.resource(), "namespace", wanted.namespace, "policy", wanted.policy)
 		return nil, forbidden(who, wanted)
 	}
 	q := &asked{Request: r, who: who}
@@ -197,7 +198,7 @@ func (s *Server) unsaid(err error) error {
 }
 
 // forbidden says which rule would allow it.
-func forbidden(who *subject, wanted attempt) error {
+func forbidden(who *reviews.User, wanted attempt) error {
 	of, where, kind := "", "in all namespaces", "ClusterRole"
 	if wanted.policy != "" {
 		of = " of " + wanted.policy
@@ -210,7 +211,7 @@ func forbidden(who *subject, wanted attempt) error {
 		where, kind, hint = "in namespace "+wanted.namespace, "Role", ""
 	}
 	return problem(http.StatusForbidden, "User %s may not %s %s%s %s: a %s has to allow it (apiGroups [weir.dev], resources [%s], verbs [%s])%s.",
-		who.Username, wanted.verb, wanted.resource(), of, where, kind, wanted.resource(), wanted.verb, hint)
+		who.Name, wanted.verb, wanted.resource(), of, where, kind, wanted.resource(), wanted.verb, hint)
 }
 
 // answer writes what was found, or why not.

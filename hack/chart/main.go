@@ -64,7 +64,10 @@ func generate() (map[string][]byte, error) {
 		}
 		files[filepath.Join(folder, "templates/crds", filepath.Base(source))] = content
 	}
-	if files[filepath.Join(folder, "templates/rbac.yaml")], err = rbacTemplate("config/rbac"); err != nil {
+	if files[filepath.Join(folder, "templates/rbac.yaml")], err = rbacTemplate("config/rbac", ""); err != nil {
+		return nil, err
+	}
+	if files[filepath.Join(folder, "templates/dashboard-rbac.yaml")], err = rbacTemplate("config/dashboard/rbac", ".Values.dashboard.enabled"); err != nil {
 		return nil, err
 	}
 	files[filepath.Join(folder, "README.md")], err = readme(folder)

@@ -20,8 +20,8 @@ const (
 )
 
 // rbacTemplate makes the objects of a kustomization templates of the release's
-// namespace.
-func rbacTemplate(folder string) ([]byte, error) {
+// namespace; with a condition, only where that holds.
+func rbacTemplate(folder, condition string) ([]byte, error) {
 	var kustomization struct {
 		APIVersion string   `json:"apiVersion"`
 		Kind       string   `json:"kind"`
@@ -35,6 +35,9 @@ func rbacTemplate(folder string) ([]byte, error) {
 		return nil, fmt.Errorf("%s/kustomization.yaml does more than name resources, which this knows not of: %w", folder, err)
 	}
 	template := bytes.NewBufferString(fmt.Sprintf(generated, folder))
+	if condition != "" {
+		template.WriteString("{{- if " + condition + " }}\n")
+	}
 	for _, name := range kustomization.Resources {
 		source := filepath.Join(folder, name)
 		text, err := os.ReadFile(source)
@@ -51,6 +54,9 @@ func rbacTemplate(folder string) ([]byte, error) {
 			}
 			template.WriteString("---\n" + object)
 		}
+	}
+	if condition != "" {
+		template.WriteString("{{- end }}\n")
 	}
 	return template.Bytes(), nil
 }

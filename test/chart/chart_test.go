@@ -90,7 +90,8 @@ func everything() []string {
 		`operator.tolerations=[{"key":"node-role.kubernetes.io/control-plane","operator":"Exists"}]`,
 		`operator.affinity={"podAntiAffinity":{"preferredDuringSchedulingIgnoredDuringExecution":[{"weight":1,"podAffinityTerm":{"topologyKey":"topology.kubernetes.io/zone","labelSelector":{"matchLabels":{"app.kubernetes.io/name":"weir-operator"}}}}]}}`,
 		"operator.priorityClassName=system-cluster-critical", `images.pullSecrets=["registry"]`,
-		"monitoring.interval=30s", `monitoring.labels={"release":"prometheus"}`,
+		"dashboard.enabled=true", "dashboard.tlsSecret=page", "dashboard.sessionKeySecret=session", "dashboard.forwarded.userHeader=X-Forwarded-User",
+		"dashboard.forwarded.secret=proxy", `dashboard.from=[{"podSelector":{}}]`, "monitoring.interval=30s", `monitoring.labels={"release":"prometheus"}`,
 	}
 }
 

@@ -26,6 +26,19 @@ func TestChartAndKustomizeMakeTheSameObjects(t *testing.T) {
 	}
 }
 
+func TestTheDashboardIsTheSameByChartAndKustomize(t *testing.T) {
+	t.Parallel()
+	built, err := try(t, tool(t, "kustomize"), "build", root+"/config/dashboard")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := objects(t, render(t, trial, "dashboard.enabled=true"))
+	for name := range objects(t, render(t, trial)) {
+		delete(got, name)
+	}
+	sameObjects(t, objects(t, built), got)
+}
+
 // sameObjects holds the chart's objects to kustomize's.
 func sameObjects(t *testing.T, want, got map[string]*unstructured.Unstructured) {
 	t.Helper()

@@ -37,6 +37,7 @@ func TestBadValuesAreRefusedWithASentence(t *testing.T) {
 		"a duration without unit":  {[]string{trial, "redis.timeout=100x"}, "at '/redis/timeout'"},
 		"no replicas":              {[]string{trial, "operator.replicas=0"}, "operator.replicas is 0: write 1 or more"},
 		"no patience":              {[]string{trial, "webhook.timeoutSeconds=0"}, "webhook.timeoutSeconds is 0: write 1 to 30"},
+		"a believed proxy":         {[]string{trial, "dashboard.enabled=true", "dashboard.forwarded.userHeader=X-User"}, "dashboard.forwarded.secret is not"},
 		"no Redis":                 {nil, "No Redis is named, which limits are counted in: set redis.url, redis.existingSecret or"},
 		"a URL and a Secret":       {[]string{"redis.url=redis://a:6379", "redis.existingSecret=b"}, "Both redis.url and redis.existingSecret are set: keep one of them."},
 		"a URL and a trial":        {[]string{"redis.url=redis://a:6379", trial}, "Both redis.url and redis.embedded.enabled are set"},

@@ -26,6 +26,8 @@ type ConsumerOptions struct {
 	Lease time.Duration
 	// DeadLetters that are kept for a queue; DefaultDeadLetters when zero.
 	DeadLetters int
+	// Hostname is the worker's node name, which results say; empty: none.
+	Hostname string
 }
 
 // Consumer takes messages from some queues. Its methods may be called at the
@@ -50,6 +52,8 @@ type Delivery struct {
 	Tag   string
 	// Revoked says that somebody revoked the call before.
 	Revoked bool
+	// BeganAt is when its run began, which results say; zero: it has not.
+	BeganAt time.Time
 }
 
 // NewConsumer checks the queues' names.

@@ -3,6 +3,7 @@ package celery
 import (
 	"encoding/json"
 	"testing"
+	"time"
 )
 
 func TestCommandsAreForWhomTheyName(t *testing.T) {
@@ -37,4 +38,25 @@ func FuzzReadCommand(f *testing.F) {
 			c.For("weir@a")
 		}
 	})
+}
+
+func TestInspectGathersAnswers(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, Options{KeyPrefix: "app:"})
+	go f.Commands(t.Context(), func(c *Command) {
+		for _, hostname := range []string{"weir@a", "weir@b"} {
+			if err := f.Reply(t.Context(), c, hostname, []string{c.Method}); err != nil {
+				t.Error(err)
+			}
+		}
+	}, func(err error) { t.Error(err) })
+	for f.redis.PubSubNumSub(t.Context(), "app:/0.celery.pidbox").Val()["app:/0.celery.pidbox"] == 0 {
+	}
+	answers, err := f.Inspect(t.Context(), "active", time.Second)
+	if err != nil || len(answers) != 2 || string(answers["weir@b"]) != `["active"]` {
+		t.Errorf("got %s, error %v", answers, err)
+	}
+	if keys := f.redis.Keys(t.Context(), "*").Val(); len(keys) != 0 {
+		t.Errorf("keys are left: %q", keys)
+	}
 }

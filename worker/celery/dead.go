@@ -89,7 +89,7 @@ func (b *Broker) Revive(ctx context.Context, queue string, ids ...string) (reviv
 		}
 		var pending []byte
 		if !m.IgnoreResult {
-			pending = Outcome{State: Pending}.encode(m.ID, m.ParentID, nil, time.Now())
+			pending = Outcome{State: Pending}.encode(of{call: m, queue: queue}, time.Now())
 		}
 		keys := []string{b.keys.dead(queue), b.keys.list(queue, m.Priority), b.keys.result(m.ID)}
 		ttl := cmp.Or(m.ResultTTL, DefaultResultTTL)

@@ -111,7 +111,7 @@ func (c *Consumer) Started(ctx context.Context, deliveries []*Delivery, value an
 			continue
 		}
 		outcome := Outcome{State: Started, Value: encoded(value)}
-		args = append(args, d.Tag, c.b.keys.result(d.ID), outcome.encode(d.ID, d.ParentID, nil, now), resultTTL(d).Milliseconds())
+		args = append(args, d.Tag, c.b.keys.result(d.ID), outcome.encode(c.about(d, nil), now), resultTTL(d).Milliseconds())
 	}
 	if len(args) == 0 {
 		return nil
@@ -124,8 +124,12 @@ func (c *Consumer) withResult(e *Ending, d *Delivery, o Outcome, children []stri
 		return
 	}
 	e.resultKey = c.b.keys.result(d.ID)
-	e.result = o.encode(d.ID, d.ParentID, children, time.Now())
+	e.result = o.encode(c.about(d, children), time.Now())
 	e.resultTTL = max(ttl, time.Millisecond)
+}
+
+func (c *Consumer) about(d *Delivery, children []string) of {
+	return of{call: d.Message, queue: d.Queue, worker: c.o.Hostname, began: d.BeganAt, children: children}
 }
 
 // park keeps a message in unacked with a score with which every worker, ours or

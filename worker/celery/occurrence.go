@@ -65,7 +65,7 @@ func (b *Broker) EnqueueOccurrence(ctx context.Context, call Signature, job stri
 		b.keys.periodic(call.PeriodicTask), b.keys.once(call.ID), b.keys.list(call.Queue, call.Priority),
 		b.keys.result(call.ID), b.keys.revoked(),
 	}
-	pending := Outcome{State: Pending}.encode(call.ID, "", nil, now)
+	pending := Outcome{State: Pending}.encode(of{call: call.message(now), queue: call.Queue}, now)
 	reply, err := occurrenceScript.Run(ctx, b.client, keys,
 		call.ID, job, message, pending, ttl.Milliseconds(), string(policy), periodicTTL.Milliseconds(),
 		b.keys.result(""), unfinishedFor(&call, now, ttl).Milliseconds(), onceTTL.Milliseconds()).StringSlice()

@@ -100,7 +100,7 @@ func TestConcurrencyPolicies(t *testing.T) {
 		case "":
 			f.redis.Del(t.Context(), "celery-task-meta-"+d.ID)
 		default:
-			f.redis.Set(t.Context(), "celery-task-meta-"+d.ID, Outcome{State: c.before}.encode(d.ID, "", nil, time.Now()), 0)
+			f.redis.Set(t.Context(), "celery-task-meta-"+d.ID, Outcome{State: c.before}.encode(of{call: &Message{ID: d.ID}}, time.Now()), 0)
 		}
 		if first.Err() != nil {
 			t.Fatal(first.Err())

@@ -109,7 +109,7 @@ func (c *Consumer) restoreOne(tag, raw, queue string, died bool, maxCrashes int,
 		to = c.letter(queue, DeadLetter{ID: m.ID, Task: m.Task, Reason: "crashed", Message: raw, Error: err.Error()})
 		if !m.IgnoreResult {
 			o := Outcome{State: Failure, Err: err, ErrType: "WorkerLostError", ErrModule: "billiard.exceptions"}
-			to.resultKey, to.result = c.b.keys.result(m.ID), o.encode(m.ID, m.ParentID, nil, time.Now())
+			to.resultKey, to.result = c.b.keys.result(m.ID), o.encode(of{call: m, queue: queue}, time.Now())
 			to.ttl = cmp.Or(m.ResultTTL, DefaultResultTTL)
 		}
 		return to, &total.Dead

@@ -1,6 +1,7 @@
 package celery
 
 import (
+	"encoding/json"
 	"time"
 
 	"github.com/google/uuid"
@@ -38,6 +39,19 @@ type Signature struct {
 	PeriodicTask string
 	// Trace is what the call's run follows from; the zero Context: nothing.
 	Trace tracing.Context
+}
+
+// message is what a result can say of the call before it is taken.
+// Its arguments encode.
+func (s *Signature) message(now time.Time) *Message {
+	m := &Message{ID: s.ID, Task: s.Task, PeriodicTask: s.PeriodicTask, EnqueuedAt: now, Kwargs: map[string]json.RawMessage{}}
+	for _, value := range s.Args {
+		m.Args = append(m.Args, encoded(value))
+	}
+	for name, value := range s.Kwargs {
+		m.Kwargs[name] = encoded(value)
+	}
+	return m
 }
 
 // RetryPolicy says how often and when a failed call runs again: after

@@ -80,7 +80,7 @@ func (r *Runner) announce(ctx context.Context) {
 		now := time.Now()
 		var deliveries []*celery.Delivery
 		for _, one := range r.snapshot() {
-			if !one.started && now.Sub(one.began) >= announceAfter && !one.settled.Load() {
+			if !one.started && now.Sub(one.BeganAt) >= announceAfter && !one.settled.Load() {
 				one.started = true
 				deliveries = append(deliveries, one.Delivery)
 			}

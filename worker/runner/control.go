@@ -85,7 +85,7 @@ func (r *Runner) active() []map[string]any {
 		}
 		calls = append(calls, map[string]any{
 			"id": one.ID, "name": one.Task, "type": one.Task, "args": represent(one.Args), "kwargs": represent(one.Kwargs),
-			"hostname": r.c.Hostname, "time_start": float64(one.began.UnixMicro()) / 1e6, "acknowledged": false,
+			"hostname": r.c.Hostname, "time_start": float64(one.BeganAt.UnixMicro()) / 1e6, "acknowledged": false,
 			"delivery_info": map[string]any{"exchange": "", "routing_key": one.Queue, "priority": one.Priority, "redelivered": nil},
 			"worker_pid":    os.Getpid(),
 		})

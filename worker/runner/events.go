@@ -97,6 +97,7 @@ func received(d *celery.Delivery) celery.Event {
 	fields := map[string]any{
 		"uuid": d.ID, "name": d.Task, "args": represent(d.Args), "kwargs": represent(d.Kwargs),
 		"root_id": d.RootID, "parent_id": nil, "retries": d.Retries, "eta": nil, "expires": nil,
+		"queue": d.Queue, "periodic_task": d.PeriodicTask, // Celery passes over these
 	}
 	if d.ParentID != "" {
 		fields["parent_id"] = d.ParentID

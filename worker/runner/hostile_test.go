@@ -19,7 +19,7 @@ func TestAnUnreadableMessageIsNotAnnounced(t *testing.T) {
 	s := newStand(t)
 	r := s.start(Registry{}).Runner
 	r.mu.Lock()
-	r.running["tag"] = &run{Delivery: &celery.Delivery{Tag: "tag", Queue: "q"}, began: time.Now().Add(-time.Minute)}
+	r.running["tag"] = &run{Delivery: &celery.Delivery{Tag: "tag", Queue: "q", BeganAt: time.Now().Add(-time.Minute)}}
 	r.mu.Unlock()
 	s.wait("the loop to pass it", func() bool {
 		return r.consumer.Started(t.Context(), []*celery.Delivery{{Tag: "tag"}}, nil, time.Now(), r.resultTTL) == nil

@@ -66,7 +66,8 @@ func (r *Runner) slotSoon(ctx context.Context) bool {
 // the first of it is taken first again.
 func (r *Runner) giveBack(deliveries []celery.Delivery) {
 	for i := len(deliveries) - 1; i >= 0; i-- {
-		one := &run{Delivery: &deliveries[i], began: time.Now(), cancel: func(error) {}}
+		deliveries[i].BeganAt = time.Now()
+		one := &run{Delivery: &deliveries[i], cancel: func(error) {}}
 		one.settled.Store(true)
 		r.mu.Lock()
 		r.running[one.Tag] = one // for its heartbeat, until it is back

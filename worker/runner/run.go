@@ -17,7 +17,6 @@ import (
 // run is one call that is being run, or whose end is not acknowledged yet.
 type run struct {
 	*celery.Delivery
-	began   time.Time
 	cancel  context.CancelCauseFunc
 	settled atomic.Bool // its end is decided; who sets it decides
 	fate    atomic.Int32
@@ -57,7 +56,8 @@ const (
 func (r *Runner) start(ctx context.Context, d *celery.Delivery) {
 	now := time.Now()
 	limited, cancel := context.WithCancelCause(ctx)
-	one := &run{Delivery: d, began: now, cancel: cancel}
+	d.BeganAt = now
+	one := &run{Delivery: d, cancel: cancel}
 	r.trace(one)
 	r.mu.Lock()
 	r.running[d.Tag] = one
@@ -205,7 +205,7 @@ const rememberChildren = 3 * time.Hour
 // context ended, if it did.
 func (r *Runner) conclude(one *run, result json.RawMessage, err, cause error) {
 	d, now, ttl := one.Delivery, time.Now(), r.resultTTL(one.Delivery)
-	elapsed := now.Sub(one.began)
+	elapsed := now.Sub(one.BeganAt)
 	r.pace.saw(elapsed)
 	if err == nil {
 		r.metrics.ran(d.Task, "success", elapsed)
@@ -282,7 +282,7 @@ func (r *Runner) overrun(one *run) {
 	err := fmt.Errorf("%w (%v)", ErrTimeLimit, hard)
 	outcome := celery.Outcome{State: celery.Failure, Err: err, ErrType: "TimeLimitExceeded", ErrModule: "billiard.exceptions"}
 	r.log(one.Delivery, "exhausted", err)
-	r.metrics.ran(one.Task, "failure", now.Sub(one.began))
+	r.metrics.ran(one.Task, "failure", now.Sub(one.BeganAt))
 	r.event(func() celery.Event { return unsuccessful("task-failed", one.Delivery, err) })
 	one.traceEnd(celery.Failure, err)
 	r.end(one, r.consumer.Dead(one.Delivery, outcome, "exhausted", now, r.resultTTL(one.Delivery)), "exhausted")

@@ -95,7 +95,7 @@ func New(c Config) (*Runner, error) {
 	if c.TimeLimit <= 0 {
 		c.TimeLimit = celery.DefaultTimeLimit
 	}
-	consumer, err := c.Broker.NewConsumer(celery.ConsumerOptions{Queues: c.Queues, Lease: c.Lease, DeadLetters: c.DeadLetters})
+	consumer, err := c.Broker.NewConsumer(celery.ConsumerOptions{Queues: c.Queues, Lease: c.Lease, DeadLetters: c.DeadLetters, Hostname: c.Hostname})
 	if err != nil {
 		return nil, err
 	}

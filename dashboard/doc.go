@@ -1,0 +1,27 @@
+// Package dashboard is the page on port 5555: who is limited, by what and until
+// when; and what becomes of tasks.
+//
+// Every view is a GET of an address of its own, rendered here. Asked for as a
+// stream of events (text/event-stream) the same address sends the view again
+// whenever it is another. Actions are POSTs, each an event of the object that it
+// is about.
+//
+// Kubernetes decides who may see and do what (SubjectAccessReview):
+//
+//	list    ratelimitpolicies          a namespace's limits
+//	get     ratelimitpolicies/status   callers by their names
+//	list    periodictasks              a namespace's schedules, queues and workers
+//	get     periodictasks/runs         its tasks: arguments, results, errors
+//	create  periodictasks/runs         to run one now, to try it again
+//	delete  periodictasks/runs         to revoke it
+//
+// A task is its PeriodicTask's; one that goes back to none belongs to the
+// namespaces whose PeriodicTasks name its queue. What belongs to none is for
+// those who may in all namespaces.
+package dashboard
+
+// +kubebuilder:rbac:groups=weir.dev,resources=ratelimitpolicies;periodictasks,verbs=list;watch
+// +kubebuilder:rbac:groups=batch,resources=jobs,verbs=list;watch
+// +kubebuilder:rbac:groups=authentication.k8s.io,resources=tokenreviews,verbs=create
+// +kubebuilder:rbac:groups=authorization.k8s.io,resources=subjectaccessreviews,verbs=create
+// +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch

@@ -1,0 +1,87 @@
+package dashboard
+
+import (
+	"fmt"
+	"html/template"
+	"strings"
+	"time"
+)
+
+// Plots are drawn here, as SVG: they need no script, and follow the page's colours.
+const (
+	plotWidth, plotHeight = 240, 40
+	plotPoints            = 120
+)
+
+// point of a plot.
+type point struct {
+	at    time.Time
+	value float64
+}
+
+// shortestPlot is what a plot shows of time while little is known.
+const shortestPlot = 5 * time.Minute
+
+// plot draws the highest values of a time that ends now, as far as they are
+// known, and says them.
+func plot(what string, points []point, last time.Duration, now time.Time, say func(float64) string) template.HTML {
+	if len(points) > 0 {
+		last = min(last, max(shortestPlot, now.Sub(points[0].at)))
+	}
+	highest, current := 0.0, 0.0
+	buckets := make([]float64, plotPoints)
+	known := make([]bool, plotPoints)
+	begin := now.Add(-last)
+	for _, p := range points {
+		i := int(float64(p.at.Sub(begin)) / float64(last) * plotPoints)
+		if i < 0 || i >= plotPoints {
+			if i != plotPoints {
+				continue
+			}
+			i--
+		}
+		buckets[i], known[i] = max(buckets[i], p.value), true
+		highest, current = max(highest, p.value), p.value
+	}
+	label := fmt.Sprintf("%s in %s: now %s, at most %s", what, duration(last.Round(time.Minute)), say(current), say(highest))
+	var b strings.Builder
+	fmt.Fprintf(&b, `<svg class="plot" viewBox="0 0 %d %d" preserveAspectRatio="none" role="img" aria-label="%s"><title>%s</title>`,
+		plotWidth, plotHeight, template.HTMLEscapeString(label), template.HTMLEscapeString(label))
+	fmt.Fprintf(&b, `<path class="base" d="M0 %d.5H%d"/>`, plotHeight-1, plotWidth)
+	line(&b, buckets, known, highest)
+	b.WriteString("</svg>")
+	return template.HTML(b.String()) //nolint:gosec // numbers, and a label that is escaped
+}
+
+// line draws what is known; over short gaps it goes on, after longer ones it
+// begins anew.
+func line(b *strings.Builder, buckets []float64, known []bool, highest float64) {
+	const gap = 3
+	var runs [][][2]float64
+	last := -gap - 1
+	for i, value := range buckets {
+		if !known[i] {
+			continue
+		}
+		x := float64(i) * plotWidth / (plotPoints - 1)
+		y := float64(plotHeight - 1)
+		if highest > 0 {
+			y -= value / highest * (plotHeight - 5)
+		}
+		if i-last > gap {
+			runs = append(runs, nil)
+		}
+		runs[len(runs)-1] = append(runs[len(runs)-1], [2]float64{x, y})
+		last = i
+	}
+	for _, run := range runs {
+		var path strings.Builder
+		for i, p := range run {
+			fmt.Fprintf(&path, "%c%.1f %.1f", "ML"[min(i, 1)], p[0], p[1])
+		}
+		if len(run) == 1 {
+			path.WriteString("h1.5")
+		}
+		fmt.Fprintf(b, `<path class="area" d="%sV%dH%.1fZ"/><path class="line" d="%s"/>`, path.String(), plotHeight, run[0][0], path.String())
+	}
+}
