@@ -143,10 +143,11 @@ generate: $(TOOLS)/controller-gen ## Regenerate deepcopy code, CRDs and roles fr
 	go run ./hack/reference
 
 .PHONY: build
-build: ## Build bin/operator, bin/sidecar and bin/worker for this machine
+build: ## Build bin/operator, bin/sidecar, bin/worker and bin/kubectl-weir for this machine
 	$(GO_BUILD) -o $(BIN)/operator .
 	$(GO_BUILD) -o $(BIN)/sidecar ./sidecar
 	$(GO_BUILD) -o $(BIN)/worker ./worker
+	$(GO_BUILD) -o $(BIN)/kubectl-weir ./kubectl-weir
 
 .PHONY: images
 images: $(BIN)/images/operator.tar $(BIN)/images/sidecar.tar $(BIN)/images/worker.tar ## Build bin/images/{operator,sidecar,worker}.tar, without a container engine
@@ -154,6 +155,10 @@ images: $(BIN)/images/operator.tar $(BIN)/images/sidecar.tar $(BIN)/images/worke
 .PHONY: dist
 dist: $(LINUX)/operator $(LINUX)/sidecar $(LINUX)/worker $(TOOLS)/helm $(TOOLS)/kustomize ## Write dist/: install.yaml, the packaged chart, SBOMs (SPDX), checksums (TAG, IMAGE_PREFIX: the images' names; ARCH)
 	@VERSION=$(VERSION) hack/dist.sh $(TOOLS) $(LINUX) $(or $(DIST),dist)
+
+.PHONY: krew
+krew: ## Write dist-krew/: kubectl weir for every platform, and its manifest for krew (TAG=v1.2.3; PLATFORMS, DOWNLOADS)
+	@TAG=$(TAG) hack/krew.sh $(or $(DIST),dist-krew)
 
 # binary writes $@ from a package. Go knows what is new: always ask it.
 .PHONY: FORCE

@@ -284,13 +284,20 @@ func wire(ctx context.Context, mgr ctrl.Manager, direct client.Client, keeper *c
 	settings.CABundle, settings.Rulesets, settings.Logger = keeper.CABundle, rulesets, ctrl.Log.WithName("settings")
 	settings.Refresh()
 
+	clients := usage.NewClientAuthorities(mgr.GetAPIReader(), ctrl.Log.WithName("usage"))
 	people := usage.New(usage.Options{
 		Client: mgr.GetClient(), API: reviewer, Recorder: mgr.GetEventRecorder("weir-usage"),
-		Store: func() *ruleset.Store { return rulesets.Settings().Store }, Logger: ctrl.Log.WithName("usage"),
+		Store: func() *ruleset.Store { return rulesets.Settings().Store }, Authorities: clients,
+		Key:    func(ctx context.Context) ([]byte, error) { return store.CallersKey(ctx, direct, o.namespace) },
+		Logger: ctrl.Log.WithName("usage"),
 	})
 	server, err := link.New(link.Options{
 		Address:          ":" + strconv.Itoa(o.linkPort),
-		TLS:              &tls.Config{GetCertificate: keeper.GetCertificate, MinVersion: tls.VersionTLS13},
+		TLS: &tls.Config{
+			GetCertificate: keeper.GetCertificate, MinVersion: tls.VersionTLS13,
+			// People may have one; sidecars have tokens.
+			ClientAuth: tls.RequestClientCert, VerifyPeerCertificate: clients.VerifyPeer,
+		},
 		Cache:            mgr.GetCache(),
 		Reviewer:         reviewer.AuthenticationV1().TokenReviews(),
 		Rulesets:         rulesets,
@@ -298,7 +305,7 @@ func wire(ctx context.Context, mgr ctrl.Manager, direct client.Client, keeper *c
 		Operator:         link.ServiceAccountUser(o.namespace, o.serviceAccount),
 		Registerer:       metrics.Registry,
 		Usage:            people,
-		UsagePrefix:      usage.Prefix,
+		UsagePaths:       usage.Paths(),
 		Logger:           ctrl.Log.WithName("link"),
 	})
 	if err != nil {
@@ -312,7 +319,7 @@ func wire(ctx context.Context, mgr ctrl.Manager, direct client.Client, keeper *c
 		Acknowledgements: acknowledgements,
 		Logger:           ctrl.Log.WithName("peers"),
 	}
-	for _, runnable := range []manager.Runnable{keeper, authorities, &settings, users, server, peers} {
+	for _, runnable := range []manager.Runnable{keeper, authorities, &settings, users, clients, server, peers} {
 		if err := mgr.Add(runnable); err != nil {
 			return err
 		}

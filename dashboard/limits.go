@@ -94,7 +94,7 @@ type limitData struct {
 func (s *Server) limit(ctx context.Context, v *visitor, r *http.Request) (*view, error) {
 	namespace, name := r.PathValue("namespace"), r.PathValue("name")
 	if !v.may(ctx, namespace, "ratelimitpolicies", "", "list") {
-		return nil, problem(http.StatusForbidden, "User %s may not list ratelimitpolicies in namespace %s: a Role there has to allow it.", v.user.Name, namespace)
+		return nil, problem(http.StatusForbidden, "User %s may not list ratelimitpolicies in namespace %s: a Role there has to allow it.", v.user.Username, namespace)
 	}
 	policy := &v1alpha1.RateLimitPolicy{}
 	if err := s.o.Reader.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, policy); err != nil {

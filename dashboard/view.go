@@ -81,7 +81,7 @@ func (s *Server) make(r *http.Request, make viewer) (*frame, error) {
 		return nil, err
 	}
 	return &frame{
-		Title: found.title, Section: found.section, User: v.user.Name, CSRF: v.csrf, Status: http.StatusOK,
+		Title: found.title, Section: found.section, User: v.user.Username, CSRF: v.csrf, Status: http.StatusOK,
 		Notices: s.notices(), Template: found.template, Data: found.data, Query: r.URL.Query(), Now: time.Now(),
 	}, nil
 }

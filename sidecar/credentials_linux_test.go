@@ -11,7 +11,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
-	"github.com/weir-dev/weir/sidecar/limiter"
+	"github.com/weir-dev/weir/sidecar/report"
 	"github.com/weir-dev/weir/test/netns"
 )
 
@@ -38,7 +38,7 @@ func TestAnotherCredentialLosesNoRequest(t *testing.T) {
 	program := func(user string) {
 		t.Helper()
 		rules := p.rules(100) // counted exactly: each request asks Redis
-		rights, err := limiter.Rights(rules.Namespace, *rules.Store)
+		rights, err := report.Rights(rules.Namespace, *rules.Store)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -23,6 +23,7 @@ import (
 	"github.com/weir-dev/weir/sidecar/limiter"
 	"github.com/weir-dev/weir/sidecar/link"
 	"github.com/weir-dev/weir/sidecar/proxy"
+	"github.com/weir-dev/weir/sidecar/report"
 	"github.com/weir-dev/weir/sidecar/ruleset"
 	"github.com/weir-dev/weir/tracing"
 )
@@ -40,6 +41,7 @@ type options struct {
 // sidecar is everything that serves, wired together.
 type sidecar struct {
 	limiter  *limiter.Limiter
+	reports  *report.Recorder
 	audit    *audit.Log // nil: none
 	tls      *intercept.Interceptor
 	proxy    *proxy.Proxy
@@ -67,6 +69,7 @@ func run(o options, bootstrap *ruleset.Bootstrap, logger *slog.Logger, signals <
 	defer unlink()
 	go s.link.Run(linked)
 	go s.reportInterception(linked)
+	s.reports.Start()
 	logger.Info("serving", "version", version, "namespace", bootstrap.Ruleset.Namespace)
 	select {
 	case err := <-s.failed:
@@ -118,6 +121,7 @@ func wire(o options, bootstrap *ruleset.Bootstrap, logger *slog.Logger) (*sideca
 		}
 	}
 	s.limiter = limiter.New(limiter.Options{Logger: logger, Registerer: registry, Audit: s.audit})
+	s.reports = report.New(report.Options{Logger: logger, Registerer: registry})
 	s.tls, err = intercept.New(intercept.Config{
 		Issue: func(ctx context.Context, request []byte) ([]byte, error) { return s.link.Certificate(ctx, request) },
 		Trust: bootstrap.Trust, Authorities: bootstrap.Ruleset.Authorities, TrustDir: o.trustDir,
@@ -128,11 +132,11 @@ func wire(o options, bootstrap *ruleset.Bootstrap, logger *slog.Logger) (*sideca
 	}
 	s.proxy = proxy.New(proxy.Config{
 		Taker: s.limiter, Interceptor: s.tls, Destination: capture.OriginalDestination, Probes: bootstrap.Probes,
-		Registerer: registry, Logger: logger,
+		Reports: s.reports, Registerer: registry, Logger: logger,
 	})
 	s.traces = &traces{trace: s.proxy.Trace, metrics: tracing.NewMetrics(registry, "weir_sidecar"), logger: logger}
 	s.link, err = link.New(link.Config{
-		Bootstrap: &bootstrap.Ruleset, Apply: applier(s.proxy.Apply, s.tls.Use, s.limiter.Use, s.traces.use), NotIntercepting: s.tls.NotIntercepting,
+		Bootstrap: &bootstrap.Ruleset, Apply: applier(s.proxy.Apply, s.tls.Use, s.useStore, s.traces.use), NotIntercepting: s.tls.NotIntercepting,
 		StoreAway: s.limiter.Away,
 		TokenFile: o.tokenFile, StateDir: o.stateDir, Registerer: registry, Logger: logger,
 	})
@@ -143,6 +147,15 @@ func wire(o options, bootstrap *ruleset.Bootstrap, logger *slog.Logger) (*sideca
 	s.health = server(healthHandler(ready, promhttp.HandlerFor(registry, promhttp.HandlerOpts{}), bootstrap.Probes), logger)
 	s.local = server(s.proxy.LocalHandler(), logger)
 	return s, nil
+}
+
+// useStore has takes decided in a store, and what happens reported there.
+func (s *sidecar) useStore(store *ruleset.Store) error {
+	if err := s.limiter.Use(store); err != nil {
+		return err
+	}
+	s.reports.Use(store)
+	return nil
 }
 
 // applier puts a Ruleset in force whole or not at all. The rules go first: to
@@ -260,6 +273,7 @@ func (s *sidecar) drain(timeout time.Duration) error {
 	err := errors.Join(s.proxy.Shutdown(ctx), s.local.Shutdown(ctx))
 	_ = s.health.Close()
 	s.limiter.Close()
+	s.reports.Close()
 	if s.audit != nil {
 		err = errors.Join(err, s.audit.Close())
 	}

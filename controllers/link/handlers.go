@@ -93,7 +93,7 @@ func (s *Server) serveRuleset(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if h := s.takeOut(w, r); h != nil {
-		go h.serve(asked)
+		h.begin(asked)
 	} else {
 		s.unreviewed.Add(-asked.size())
 	}

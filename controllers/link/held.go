@@ -63,11 +63,21 @@ func (s *Server) takeOut(w http.ResponseWriter, r *http.Request) *held {
 	return &held{server: s, conn: conn, last: last}
 }
 
-// serve answers the request, or settles it.
-func (h *held) serve(asked question) {
+// begin serves the request, at once if it is known whose its token is: reviews
+// take turns.
+func (h *held) begin(asked question) {
 	ctx, cancel := context.WithCancel(context.Background())
 	h.gone = cancel
 	go h.read()
+	if h.server.tokens.knows(asked.token, podTokenKnownFor) {
+		go h.serve(ctx, asked)
+		return
+	}
+	h.server.unknown.do(func() { h.serve(ctx, asked) })
+}
+
+// serve answers the request, or settles it.
+func (h *held) serve(ctx context.Context, asked question) {
 	from, report, no := h.server.admit(ctx, asked)
 	if no != nil {
 		h.answer(no.status, no.header, []byte(no.sentence+"\n"))

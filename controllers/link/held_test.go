@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/http/httptrace"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -274,81 +275,125 @@ func TestConnectionsAreLimited(t *testing.T) {
 	_ = third.Close()
 }
 
-func TestHandshakesAreComputedInTurn(t *testing.T) {
-	t.Parallel()
+// turning is a TLS server whose handshakes take turns.
+type turning struct {
+	*inTurn
+	// errs are how the server's handshakes ended.
+	errs chan error
+}
+
+func newTurning(t *testing.T, atOnce int) *turning {
+	t.Helper()
 	certified := httptest.NewTLSServer(http.NotFoundHandler())
 	defer certified.Close()
 	listener, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	turns := make(handshakes, 1)
-	few := limit(listener, 100)
-	defer func() { _ = few.Close() }()
-	config := &tls.Config{Certificates: certified.TLS.Certificates, GetConfigForClient: turns.wait, MinVersion: tls.VersionTLS13}
-	errs := make(chan error, 100)
+	s := &turning{takeTurns(limit(listener, 100), atOnce), make(chan error, 100)}
+	t.Cleanup(func() { _ = s.Close() })
+	config := &tls.Config{Certificates: certified.TLS.Certificates, MinVersion: tls.VersionTLS13}
 	go func() {
 		for {
-			conn, err := few.Accept()
+			conn, err := s.Accept()
 			if err != nil {
 				return
 			}
 			go func() {
 				secured := tls.Server(conn, config)
 				defer func() { _ = secured.Close() }()
-				errs <- secured.HandshakeContext(t.Context())
+				s.errs <- secured.HandshakeContext(t.Context())
 			}()
 		}
 	}()
-	dial := func() error {
-		conn, err := (&tls.Dialer{Config: &tls.Config{InsecureSkipVerify: true}}).DialContext(t.Context(), "tcp", listener.Addr().String()) //nolint:gosec // the test's own server
-		if err == nil {
-			err = conn.Close()
-		}
-		return err
+	return s
+}
+
+func (s *turning) dial(ctx context.Context) error {
+	conn, err := (&tls.Dialer{Config: &tls.Config{InsecureSkipVerify: true}}).DialContext(ctx, "tcp", s.Addr().String()) //nolint:gosec // the test's own server
+	if err == nil {
+		err = conn.Close()
 	}
+	return err
+}
+
+// say sends some bytes and keeps the connection open.
+func (s *turning) say(t *testing.T, said []byte) net.Conn {
+	t.Helper()
+	conn, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", s.Addr().String())
+	if err == nil {
+		_, err = conn.Write(said)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	return conn
+}
+
+func TestHandshakesAreComputedInTurn(t *testing.T) {
+	t.Parallel()
+	s := newTurning(t, 1)
 	var dialling sync.WaitGroup
 	for range 20 {
 		dialling.Go(func() {
-			if err := dial(); err != nil {
+			if err := s.dial(t.Context()); err != nil {
 				t.Errorf("one that had to wait its turn: %v", err)
 			}
 		})
 	}
 	dialling.Wait()
 	for range 20 {
-		if err := <-errs; err != nil {
+		if err := <-s.errs; err != nil {
 			t.Errorf("the server says %v", err)
 		}
 	}
 
-	// A client that gives up while another has the turn.
-	turns <- struct{}{}
+	// A client that gives up while another has the turn is not served at all.
+	s.turns <- struct{}{}
 	impatient, giveUp := context.WithCancel(t.Context())
 	gone := make(chan error, 1)
-	go func() {
-		conn, err := (&tls.Dialer{Config: &tls.Config{InsecureSkipVerify: true}}).DialContext(impatient, "tcp", listener.Addr().String()) //nolint:gosec // the test's own server
-		if err == nil {
-			_ = conn.Close()
-		}
-		gone <- err
-	}()
+	go func() { gone <- s.dial(impatient) }()
 	time.Sleep(50 * time.Millisecond) // it is likely to have said hello; if not, it is gone as well
 	giveUp()
 	if err := <-gone; err == nil {
 		t.Error("the client was not held up")
 	}
-	time.Sleep(20 * time.Millisecond)
-	<-turns
-	select {
-	case err := <-errs:
-		if err == nil {
-			t.Error("a handshake with nobody succeeded")
-		}
-	case <-time.After(10 * time.Second):
-		t.Error("the handshake did not end")
+	<-s.turns
+	if err := s.dial(t.Context()); err != nil {
+		t.Errorf("the turn was not given up: %v", err)
 	}
-	if err := dial(); err != nil {
+	if err := <-s.errs; err != nil {
+		t.Errorf("a handshake with nobody was begun: %v", err)
+	}
+}
+
+// Whoever says too little to be answered has no turn, and keeps none from others.
+func TestTheSilentHoldNoTurn(t *testing.T) {
+	t.Parallel()
+	s := newTurning(t, 1)
+	for _, said := range []string{
+		"",                 // nothing
+		"\x16\x03\x01\x06", // not even a record's length
+		"\x16\x03\x01\x06\x00\x01\x00\x05\xfc but no more", // a part of a hello
+		"\x16\x03\x01\x00\x05\x01\x00\x05\xfc-",            // the first of several records
+		"\x16\x03\x01\x00\x05\x02\x00\x00\x01-",            // no hello
+		"\x16\x03\x01\xff\xff\x01\x00\x05\xfc",             // a record that is too long
+	} {
+		s.say(t, []byte(said))
+	}
+	for range 3 {
+		if err := s.dial(t.Context()); err != nil {
+			t.Fatalf("beside those who say little: %v", err)
+		}
+	}
+	// What is no TLS is refused, as by any TLS server.
+	conn := s.say(t, []byte("GET / HTTP/1.1\r\n\r\n"))
+	_ = conn.SetReadDeadline(time.Now().Add(10 * time.Second))
+	if _, err := io.ReadAll(conn); errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Error("a request without TLS is left waiting")
+	}
+	if err := s.dial(t.Context()); err != nil {
 		t.Errorf("the turn was not given up: %v", err)
 	}
 }

@@ -1,13 +1,12 @@
 package link
 
 import (
-	"crypto/tls"
 	"errors"
 	"net"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
 )
 
 // limited is a listener of so many connections at most: others wait until one
@@ -49,7 +48,7 @@ type limitedConn struct {
 	net.Conn
 	free chan struct{}
 	once sync.Once
-	// turn is given up with the next write; nil: it has none. See handshakes.
+	// turn is given up with the next write; nil: it has none. See inTurn.
 	turn atomic.Pointer[func()]
 }
 
@@ -73,54 +72,150 @@ func (c *limitedConn) endTurn() {
 	}
 }
 
-// handshakes are computed one after the other: of thousands that compete for
-// the processors none would end before its sidecar gives it up and tries anew.
-// It has a value for each that is under way.
-type handshakes chan struct{}
-
-func newHandshakes() handshakes { return make(handshakes, runtime.GOMAXPROCS(0)) }
-
-var errGone = errors.New("the client is gone")
-
-// wait is called between the client's hello and the answer to it, of a
-// connection of limited; its turn ends when that is written. For
-// tls.Config.GetConfigForClient.
-func (h handshakes) wait(hello *tls.ClientHelloInfo) (*tls.Config, error) {
-	conn, ok := hello.Conn.(*limitedConn)
-	if !ok {
-		return nil, nil
-	}
-	select {
-	case h <- struct{}{}:
-	case <-hello.Context().Done():
-		return nil, hello.Context().Err()
-	}
-	end := func() { <-h }
-	if closed(conn.Conn) { // what is computed for it would be lost
-		end()
-		return nil, errGone
-	}
-	conn.turn.Store(&end)
-	return nil, nil
+// inTurn is a listener of connections on which a client has said hello, few at a
+// time until it is answered: of thousands that compete for the processors none
+// would end before its sidecar gives it up and tries anew.
+// A connection that waits costs a goroutine and its socket, a fifth of what it
+// does once TLS has begun.
+type inTurn struct {
+	*limited
+	turns    chan struct{} // has a value for each handshake under way
+	accepted chan accepted
 }
 
-// closed says whether the other side has closed a connection on which it has
-// nothing more to say for now.
-func closed(conn net.Conn) bool {
-	system, ok := conn.(syscall.Conn)
-	if !ok {
+type accepted struct {
+	conn net.Conn
+	err  error
+}
+
+func takeTurns(listener *limited, atOnce int) *inTurn {
+	l := &inTurn{limited: listener, turns: make(chan struct{}, atOnce), accepted: make(chan accepted)}
+	go l.acceptAll()
+	return l
+}
+
+// Accept is of net.Listener.
+func (l *inTurn) Accept() (net.Conn, error) {
+	select {
+	case next := <-l.accepted:
+		return next.conn, next.err
+	case <-l.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+func (l *inTurn) acceptAll() {
+	for {
+		conn, err := l.limited.Accept()
+		if err == nil {
+			go l.line(conn.(*limitedConn))
+			continue
+		}
+		if !l.hand(accepted{err: err}) || errors.Is(err, net.ErrClosed) {
+			return
+		}
+	}
+}
+
+// hand says whether somebody took it.
+func (l *inTurn) hand(next accepted) bool {
+	select {
+	case l.accepted <- next:
+		return true
+	case <-l.closed:
 		return false
 	}
-	raw, err := system.SyscallConn()
-	if err != nil {
-		return true
+}
+
+// line hands a connection on when its turn has come, which ends with the first
+// write.
+func (l *inTurn) line(conn *limitedConn) {
+	_ = conn.SetReadDeadline(time.Now().Add(requestTimeout))
+	greeted := untilHello(conn)
+	_ = conn.SetReadDeadline(time.Time{})
+	if greeted == greetedNot {
+		_ = conn.Close()
+		return
 	}
-	gone := false
-	err = raw.Control(func(socket uintptr) {
-		count, _, err := syscall.Recvfrom(int(socket), make([]byte, 1), syscall.MSG_PEEK)
-		gone = err == nil && count == 0 || err != nil && !errors.Is(err, syscall.EAGAIN) && !errors.Is(err, syscall.EINTR)
+	if greeted == greetedWhole {
+		select {
+		case l.turns <- struct{}{}:
+		case <-l.closed:
+			_ = conn.Close()
+			return
+		}
+		end := func() { <-l.turns }
+		conn.turn.Store(&end)
+		if hungUp(conn.Conn) { // what is computed for it would be lost
+			_ = conn.Close()
+			return
+		}
+	}
+	if !l.hand(accepted{conn: conn}) {
+		_ = conn.Close()
+	}
+}
+
+// What a client has said.
+type greeting int
+
+const (
+	// greetedNot: it went away, or said too little for too long.
+	greetedNot greeting = iota
+	// greetedWhole: all that is needed for an answer.
+	greetedWhole
+	// greetedOdd: something else, that might need more to be answered, and so
+	// has no turn.
+	greetedOdd
+)
+
+const (
+	recordHeader = 5 // type, version (2), length (2): RFC 8446, 5.1
+	helloHeader  = 4 // type, length (3): RFC 8446, 4
+	maxHello     = recordHeader + 16<<10
+)
+
+// peeked are buffers for hellos that are looked at.
+var peeked = sync.Pool{New: func() any { return new([maxHello]byte) }}
+
+// untilHello waits until a client's hello is there, without reading it.
+func untilHello(conn *limitedConn) greeting {
+	found := greetedOdd
+	err := peek(conn.Conn, func(socket int) (enough bool) {
+		buffer := peeked.Get().(*[maxHello]byte)
+		defer peeked.Put(buffer)
+		count, err := recv(socket, buffer[:])
+		switch {
+		case errors.Is(err, syscall.EAGAIN):
+			return false
+		case err != nil || count == 0:
+			found = greetedNot
+			return true
+		}
+		found, enough = helloIn(buffer[:count])
+		return enough
 	})
-	return gone || err != nil
+	if err != nil {
+		return greetedNot
+	}
+	return found
+}
+
+// helloIn says what a client's first bytes are, if they are enough to say.
+func helloIn(said []byte) (greeting, bool) {
+	const handshake, clientHello = 22, 1
+	switch {
+	case said[0] != handshake:
+		return greetedWhole, true // it is refused at once
+	case len(said) < recordHeader+helloHeader:
+		return greetedNot, false
+	}
+	record := recordHeader + int(said[3])<<8 + int(said[4])
+	hello := recordHeader + helloHeader + int(said[6])<<16 + int(said[7])<<8 + int(said[8])
+	if said[5] != clientHello || hello > record || record > maxHello {
+		return greetedOdd, true
+	}
+	return greetedWhole, len(said) >= record
 }
 
 // untilReadable waits until something can be read from a connection, or it is
@@ -133,21 +228,33 @@ func untilReadable(conn net.Conn) {
 	if one, ok := conn.(*limitedConn); ok {
 		conn = one.Conn
 	}
+	next := make([]byte, 1)
+	_ = peek(conn, func(socket int) bool { // an error is that of the reading that follows
+		_, err := recv(socket, next)
+		return !errors.Is(err, syscall.EAGAIN)
+	})
+}
+
+// peek calls look when something can be read from a connection's socket, or it
+// is closed, until look says that it was enough. What is no socket is enough.
+func peek(conn net.Conn, look func(socket int) (enough bool)) error {
 	system, ok := conn.(syscall.Conn)
 	if !ok {
-		return // it is read at once, and waits there
+		return nil // it is read at once, and waits there
 	}
 	raw, err := system.SyscallConn()
 	if err != nil {
-		return
+		return err
 	}
-	next := make([]byte, 1)
-	_ = raw.Read(func(socket uintptr) bool { // an error is that of the reading that follows
-		for {
-			_, _, err := syscall.Recvfrom(int(socket), next, syscall.MSG_PEEK)
-			if !errors.Is(err, syscall.EINTR) {
-				return !errors.Is(err, syscall.EAGAIN)
-			}
+	return raw.Read(func(socket uintptr) bool { return look(int(socket)) })
+}
+
+// recv has what can be read from a socket, and leaves it there.
+func recv(socket int, into []byte) (int, error) {
+	for {
+		count, _, err := syscall.Recvfrom(socket, into, syscall.MSG_PEEK)
+		if !errors.Is(err, syscall.EINTR) {
+			return count, err
 		}
-	})
+	}
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"runtime"
 	"sync/atomic"
 	"time"
 
@@ -34,12 +35,15 @@ const (
 	maxHeaderBytes  = 32 << 10
 	maxReportBytes  = 64 << 10
 	maxConnections  = 32768
+	// handshakesEach processor, at once: enough that none is idle while one of
+	// them waits for another goroutine.
+	handshakesEach = 8
 	// maxUnreviewedBytes bounds what is kept of requests, in all, before it is
 	// known whose they are.
 	maxUnreviewedBytes = 64 << 20
 )
 
-// Options of a Server. Every field but Patience and Usage is required.
+// Options of a Server. Every field but Patience, Usage and UsagePaths is required.
 type Options struct {
 	// Address to listen on, host:port.
 	Address string
@@ -53,9 +57,9 @@ type Options struct {
 	// Operator is the user name of the operator's own service account, which
 	// alone may read acknowledgements: see ServiceAccountUser.
 	Operator string
-	// Usage answers what people ask, under UsagePrefix; nil: nobody does.
-	Usage       http.Handler
-	UsagePrefix string
+	// Usage answers what people ask, at UsagePaths; nil: nobody does.
+	Usage      http.Handler
+	UsagePaths []string
 	// Patience is how long a request is held when there is nothing to answer; 30 s by default.
 	Patience   time.Duration
 	Registerer prometheus.Registerer
@@ -69,9 +73,11 @@ func ServiceAccountUser(namespace, name string) string {
 
 // Server is the link. It is a manager.Runnable that every replica runs.
 type Server struct {
-	options   Options
-	tokens    *tokens
-	waiting   waiting
+	options Options
+	tokens  *tokens
+	waiting waiting
+	// unknown are requests whose tokens are to be reviewed.
+	unknown   backlog
 	returning *returning
 	allowance *allowance
 	metrics   metrics
@@ -96,7 +102,8 @@ func New(options Options) (*Server, error) {
 	if options.Patience == 0 {
 		options.Patience = defaultPatience
 	}
-	s := &Server{options: options, tokens: newTokens(options.Reviewer), allowance: newAllowance(), metrics: newMetrics(), returning: newReturning()}
+	s := &Server{options: options, tokens: newTokens(options.Reviewer), allowance: newAllowance(), metrics: newMetrics(), returning: newReturning(),
+		unknown: backlog{atOnce: 2 * maxReviews}}
 	for _, collector := range []prometheus.Collector{s.metrics.held, s.metrics.answers, s.metrics.certificates} {
 		if err := options.Registerer.Register(collector); err != nil {
 			return nil, fmt.Errorf("registering the link's metrics: %w", err)
@@ -135,7 +142,6 @@ func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 	config.MinVersion = tls.VersionTLS13
 	// One request at a time a connection: HTTP/2 would only cost memory.
 	config.NextProtos = []string{"http/1.1"}
-	config.GetConfigForClient = newHandshakes().wait
 	server := &http.Server{
 		Handler:           s.handler(),
 		ReadHeaderTimeout: requestTimeout,
@@ -158,7 +164,7 @@ func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 	defer s.serving.Store(false)
 	s.returning.address = listener.Addr()
 	go func() { _ = server.Serve(s.returning) }() // it ends with the other
-	err := server.Serve(tls.NewListener(limit(listener, maxConnections), config))
+	err := server.Serve(tls.NewListener(takeTurns(limit(listener, maxConnections), handshakesEach*runtime.GOMAXPROCS(0)), config))
 	if !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("serving the link: %w", err)
 	}
@@ -171,8 +177,8 @@ func (s *Server) handler() http.Handler {
 	mux.Handle("POST "+ruleset.LinkPath, s.metrics.counted(s.serveRuleset))
 	mux.Handle("POST "+ruleset.CertificatePath, s.metrics.counted(s.authenticated(podTokenKnownFor, s.serveCertificate)))
 	mux.Handle("GET "+AcknowledgementsPath, s.metrics.counted(s.authenticated(knownFor, s.serveAcknowledgements)))
-	if s.options.Usage != nil {
-		mux.Handle(s.options.UsagePrefix, s.options.Usage)
+	for _, path := range s.options.UsagePaths {
+		mux.Handle(path, s.options.Usage)
 	}
 	return mux
 }

@@ -9,7 +9,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/weir-dev/weir/sidecar/limiter"
+	"github.com/weir-dev/weir/sidecar/report"
 	"github.com/weir-dev/weir/sidecar/ruleset"
 )
 
@@ -252,7 +252,7 @@ func (u *Users) settle(ctx context.Context) error {
 		}
 	}
 	found, err := r.target.settle(ctx, r.namer.prefix(), wanted, func(name string) ([]string, error) {
-		return limiter.Rights(namespaceOf[name], r.target.store)
+		return report.Rights(namespaceOf[name], r.target.store)
 	}, r.fresh)
 	if errors.Is(err, errRefused) {
 		return err

@@ -93,6 +93,16 @@ func (v vault) tryToRead(ctx context.Context) (secret, error) {
 	return secret{key: key}, err
 }
 
+// CallersKey is a key for the pseudonyms of callers, the same at every replica; it
+// is another when the Secret is made anew.
+func CallersKey(ctx context.Context, direct client.Client, namespace string) ([]byte, error) {
+	held, err := vault{client: direct, namespace: namespace}.read(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return []byte(namer{key: held.key}.derive("callers", "")), nil
+}
+
 // remember notes in which store users are made; "" for none.
 func (v vault) remember(ctx context.Context, granted string) error {
 	found := &corev1.Secret{}

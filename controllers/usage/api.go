@@ -6,8 +6,142 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
-// Paths under Prefix are /{namespace}/{policy}/usage, /resets and /grants.
-const Prefix = "/v1/policies/"
+// Paths that the API has. openapi.json says all about it.
+const (
+	// Prefix is that of a policy's paths: /{namespace}/{policy}, and below.
+	Prefix       = "/v1/policies/"
+	policiesPath = "/v1/policies"
+	documentPath = "/v1/openapi.json"
+)
+
+// Paths are the patterns of an http.ServeMux that a Server answers.
+func Paths() []string { return []string{policiesPath, Prefix, documentPath} }
+
+// Policies is what GET /v1/policies answers.
+type Policies struct {
+	// Policies, ordered by namespace/name.
+	Policies []Policy `json:"policies"`
+	// Continue is the parameter of that name of the request for the next page;
+	// absent: this is the last.
+	Continue string `json:"continue,omitempty"`
+	// Missing says why there are no rates and series; absent: there are.
+	Missing string `json:"missing,omitempty"`
+}
+
+// Policy is one, and what happens at it. What GET /v1/policies/{namespace}/{policy}
+// answers has Recent, Hour and Conditions, too.
+type Policy struct {
+	Namespace string  `json:"namespace"`
+	Policy    string  `json:"policy"`
+	Service   string  `json:"service"`
+	Direction string  `json:"direction"`
+	Mode      string  `json:"mode"`
+	Limits    []Quota `json:"limits"`
+	// State is Ready, why it is not (a reason of the policy's condition Ready), or
+	// Unknown while the operator has not looked at it; Message is its sentence.
+	State   string `json:"state"`
+	Message string `json:"message,omitempty"`
+	Ready   bool   `json:"ready"`
+	// Degraded: some of its sidecars have no answer from Redis.
+	Degraded bool      `json:"degraded"`
+	Pods     PodCounts `json:"pods"`
+	// Rates of now; absent: Redis did not say.
+	Rates *Rates `json:"rates,omitempty"`
+	// Recent is of the last two minutes, Hour of the last hour; the last count of
+	// each is not complete.
+	Recent     *Series     `json:"recent,omitempty"`
+	Hour       *Series     `json:"hour,omitempty"`
+	Conditions []Condition `json:"conditions,omitempty"`
+	// Missing says why there are no rates and series; absent: there are.
+	Missing string `json:"missing,omitempty"`
+}
+
+// Quota is one limit of a policy.
+type Quota struct {
+	Requests int64           `json:"requests"`
+	Window   metav1.Duration `json:"window"`
+}
+
+// PodCounts of a policy.
+type PodCounts struct {
+	Selected  int32 `json:"selected"`
+	Enforcing int32 `json:"enforcing"`
+	// Degraded have no answer from Redis; rounded up above 16.
+	Degraded int32 `json:"degraded"`
+}
+
+// Rates are requests a second: the mean of the last ten seconds.
+type Rates struct {
+	Admitted float64 `json:"admitted"`
+	// Limited were refused, or would have been by a policy that observes.
+	Limited float64 `json:"limited"`
+	// WithoutRedis were decided while Redis did not; those of a sidecar's share are
+	// admitted or limited, too.
+	WithoutRedis float64 `json:"withoutRedis"`
+}
+
+// Series are counts of requests, the oldest first, each of as many seconds.
+type Series struct {
+	Begin        time.Time `json:"begin"`
+	StepSeconds  int64     `json:"stepSeconds"`
+	Admitted     []int64   `json:"admitted"`
+	Limited      []int64   `json:"limited"`
+	WithoutRedis []int64   `json:"withoutRedis"`
+}
+
+// Condition of a policy's status.
+type Condition struct {
+	Type    string      `json:"type"`
+	Status  string      `json:"status"`
+	Reason  string      `json:"reason"`
+	Message string      `json:"message"`
+	Since   metav1.Time `json:"since"`
+}
+
+// Callers is what GET …/callers answers: those that asked most in the last ten
+// minutes, whoever did first.
+type Callers struct {
+	Callers  []TopCaller `json:"callers"`
+	Continue string      `json:"continue,omitempty"`
+}
+
+// Name of a caller: Identity for those who may read the policy's status, else a
+// Pseudonym, which is the same for the same caller of a policy.
+type Name struct {
+	// Identity; empty: all unnamed callers together.
+	Identity  *string `json:"identity,omitempty"`
+	Pseudonym string  `json:"pseudonym,omitempty"`
+}
+
+// TopCaller is one of those that asked most, and how it is with it now.
+type TopCaller struct {
+	Name
+	// Asked are the units of the last ten minutes, and Limited those of them that
+	// were refused. A request is one unit, but for those that say otherwise.
+	Asked   int64 `json:"asked"`
+	Limited int64 `json:"limited"`
+	Standing
+}
+
+// Refusals is what GET …/refusals answers: some of the last hour, the latest first.
+type Refusals struct {
+	Refusals []Refusal `json:"refusals"`
+	Continue string    `json:"continue,omitempty"`
+}
+
+// Refusal is a request that was limited.
+type Refusal struct {
+	Name
+	At time.Time `json:"at"`
+	// Requests and Window are the limit's.
+	Requests int64           `json:"requests"`
+	Window   metav1.Duration `json:"window"`
+	// Frees is when the same would be admitted; absent: never.
+	Frees *time.Time `json:"frees,omitempty"`
+	Pod   string     `json:"pod"`
+	// Observed: the policy only observes, and the request passed.
+	Observed bool `json:"observed,omitempty"`
+}
 
 // Usage is what GET …/usage?identity= answers: how it is with one caller now.
 // Nothing is taken.
@@ -17,6 +151,13 @@ type Usage struct {
 	Service   string `json:"service"`
 	// Identity of the caller; empty: all unnamed callers together.
 	Identity string `json:"identity"`
+	Standing
+	// Grant is part of the limits; absent: none.
+	Grant *Grant `json:"grant,omitempty"`
+}
+
+// Standing is how it is with a caller.
+type Standing struct {
 	// Unlimited: the policy limits nothing for this caller, and there is no more
 	// to say.
 	Unlimited bool `json:"unlimited,omitempty"`
@@ -25,8 +166,6 @@ type Usage struct {
 	Admitted          bool    `json:"admitted"`
 	RetryAfterSeconds float64 `json:"retryAfterSeconds,omitempty"`
 	Limits            []Limit `json:"limits,omitempty"`
-	// Grant is part of the limits; absent: none.
-	Grant *Grant `json:"grant,omitempty"`
 }
 
 // Limit is how it is with one of a caller's limits.

@@ -37,8 +37,12 @@ type Options struct {
 	API      kubernetes.Interface
 	Recorder Recorder
 	// Store in force now; nil: none.
-	Store  func() *ruleset.Store
-	Logger logr.Logger
+	Store func() *ruleset.Store
+	// Key makes callers' pseudonyms; the same at every replica.
+	Key func(context.Context) ([]byte, error)
+	// Authorities of people's client certificates.
+	Authorities *ClientAuthorities
+	Logger      logr.Logger
 }
 
 const (
@@ -48,14 +52,16 @@ const (
 	requestTimeout = 10 * time.Second
 )
 
-// Server answers under Prefix.
+// Server answers at Paths.
 type Server struct {
 	options Options
 	access  *access.Reviewer
 	limiter *limiter.Limiter
 	// busy has a value for each request under way of somebody who may.
-	busy chan struct{}
-	mux  *http.ServeMux
+	busy    chan struct{}
+	mux     *http.ServeMux
+	reports reports
+	key     pseudonyms
 }
 
 // New returns a Server. It reaches Redis when it is asked.
@@ -64,15 +70,39 @@ func New(options Options) *Server {
 		options: options, access: access.New(options.API, 0), busy: make(chan struct{}, maxAtOnce), mux: http.NewServeMux(),
 		limiter: limiter.New(limiter.Options{Logger: slog.New(slog.DiscardHandler)}), // the operator looks after the store elsewhere
 	}
-	s.handle("GET", "usage", "get", s.usage)
-	s.handle("POST", "resets", "create", s.reset)
-	s.handle("GET", "grants", "list", s.grants)
-	s.handle("POST", "grants", "create", s.grant)
-	s.handle("DELETE", "grants", "delete", s.revoke)
+	for _, r := range routes {
+		s.mux.HandleFunc(r.method+" "+r.path, func(w http.ResponseWriter, request *http.Request) {
+			found, err := s.serve(request, &r)
+			answer(w, found, err)
+		})
+	}
+	s.mux.HandleFunc("GET "+documentPath, serveDocument)
 	s.mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
-		answer(w, nil, problem(http.StatusNotFound, "Paths are "+Prefix+"{namespace}/{policy}/usage, resets and grants."))
+		answer(w, nil, problem(http.StatusNotFound, "Paths are "+policiesPath+", "+Prefix+"{namespace}/{policy}, and below that usage, callers, refusals, resets and grants: "+documentPath+" says which methods they have."))
 	})
 	return s
+}
+
+// route is what one method of a path does, for those who may use a verb on a
+// subresource of policies, or on policies themselves.
+type route struct {
+	method, path      string
+	verb, subresource string
+	do                func(*Server, context.Context, *asked) (any, error)
+}
+
+const policyPath = Prefix + "{namespace}/{policy}"
+
+var routes = []route{
+	{"GET", policiesPath, "list", "", (*Server).policies},
+	{"GET", policyPath, "get", "", (*Server).policy},
+	{"GET", policyPath + "/usage", "get", "usage", (*Server).usage},
+	{"GET", policyPath + "/callers", "list", "usage", (*Server).callers},
+	{"GET", policyPath + "/refusals", "list", "usage", (*Server).refusals},
+	{"POST", policyPath + "/resets", "create", "resets", (*Server).reset},
+	{"GET", policyPath + "/grants", "list", "grants", (*Server).grants},
+	{"POST", policyPath + "/grants", "create", "grants", (*Server).grant},
+	{"DELETE", policyPath + "/grants", "delete", "grants", (*Server).revoke},
 }
 
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -87,7 +117,8 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // asked is a request of somebody who may.
 type asked struct {
 	*http.Request
-	user   string
+	who *access.User
+	// policy that the path names; nil: none.
 	policy *v1alpha1.RateLimitPolicy
 }
 
@@ -103,56 +134,84 @@ func problem(status int, format string, args ...any) error {
 	return &failure{status, fmt.Sprintf(format, args...)}
 }
 
-// handle answers one method of one subresource to those who may use the verb.
-func (s *Server) handle(method, subresource, verb string, do func(context.Context, *asked) (any, error)) {
-	s.mux.HandleFunc(method+" "+Prefix+"{namespace}/{policy}/"+subresource, func(w http.ResponseWriter, r *http.Request) {
-		ctx, cancel := context.WithTimeout(r.Context(), requestTimeout)
-		defer cancel()
-		q, err := s.admit(ctx, r, attempt{r.PathValue("namespace"), r.PathValue("policy"), verb, subresource})
-		if err != nil {
-			answer(w, nil, err)
-			return
-		}
-		select {
-		case s.busy <- struct{}{}:
-			defer func() { <-s.busy }()
-		default:
-			answer(w, nil, problem(http.StatusServiceUnavailable, "Too many requests are under way. Try again."))
-			return
-		}
-		found, err := do(ctx, q)
-		if failed := new(failure); err != nil && !errors.As(err, &failed) {
-			s.options.Logger.Error(err, "cannot answer", "user", q.user, "verb", verb, "subresource", subresource, "namespace", q.policy.Namespace, "policy", q.policy.Name)
-		}
-		answer(w, found, err)
-	})
+// serve answers those who may.
+func (s *Server) serve(r *http.Request, to *route) (any, error) {
+	ctx, cancel := context.WithTimeout(r.Context(), requestTimeout)
+	defer cancel()
+	wanted := attempt{r.PathValue("namespace"), r.PathValue("policy"), to.verb, to.subresource}
+	if wanted.policy == "" {
+		wanted.namespace = r.URL.Query().Get("namespace")
+	}
+	q, err := s.admit(ctx, r, wanted)
+	if err != nil {
+		return nil, err
+	}
+	select {
+	case s.busy <- struct{}{}:
+		defer func() { <-s.busy }()
+	default:
+		return nil, problem(http.StatusServiceUnavailable, "Too many requests are under way. Try again.")
+	}
+	found, err := to.do(s, ctx, q)
+	if failed := new(failure); err != nil && !errors.As(err, &failed) {
+		s.options.Logger.Error(err, "cannot answer", "user", q.who.Username, "verb", wanted.verb, "resource", wanted.resource(), "namespace", wanted.namespace, "policy", wanted.policy)
+	}
+	return found, err
 }
 
-// admit finds who asks and what for. That there is no such policy is told only to
-// those who may ask.
+// admit finds the policy for somebody who may.
 func (s *Server) admit(ctx context.Context, r *http.Request, wanted attempt) (*asked, error) {
-	found, err := s.allow(r, wanted)
+	who, err := s.who(r)
+	if errors.Is(err, access.ErrUnauthenticated) {
+		return nil, problem(http.StatusUnauthorized, "A bearer token that this cluster's API server accepts is required, such as kubectl create token makes, or a client certificate that it accepts.")
+	}
 	if err != nil {
-		s.options.Logger.Error(err, "cannot say who may ask about usage")
-		return nil, problem(http.StatusServiceUnavailable, "The API server cannot be asked who you are and what you may. Try again.")
+		return nil, s.unsaid(err)
 	}
-	switch found.status {
-	case http.StatusUnauthorized:
-		return nil, problem(found.status, "A bearer token that this cluster's API server accepts is required, such as kubectl create token makes.")
-	case http.StatusForbidden:
-		s.options.Logger.Info("refused", "user", found.user, "verb", wanted.verb, "subresource", wanted.subresource, "namespace", wanted.namespace, "policy", wanted.policy)
-		return nil, problem(found.status, "User %s may not %s ratelimitpolicies/%s of %s in namespace %s: a Role has to allow it (apiGroups [weir.dev], resources [ratelimitpolicies/%s], verbs [%s]).",
-			found.user, wanted.verb, wanted.subresource, wanted.policy, wanted.namespace, wanted.subresource, wanted.verb)
+	allowed, err := s.may(ctx, who, wanted)
+	if err != nil {
+		return nil, s.unsaid(err)
 	}
-	policy := &v1alpha1.RateLimitPolicy{}
-	err = s.options.Client.Get(ctx, client.ObjectKey{Namespace: wanted.namespace, Name: wanted.policy}, policy)
+	if !allowed {
+		s.options.Logger.Info("refused", "user", who.Username, "verb", wanted.verb, "resource", wanted.resource(), "namespace", wanted.namespace, "policy", wanted.policy)
+		return nil, forbidden(who, wanted)
+	}
+	q := &asked{Request: r, who: who}
+	if wanted.policy == "" {
+		return q, nil
+	}
+	q.policy = &v1alpha1.RateLimitPolicy{}
+	err = s.options.Client.Get(ctx, client.ObjectKey{Namespace: wanted.namespace, Name: wanted.policy}, q.policy)
 	if apierrors.IsNotFound(err) {
 		return nil, problem(http.StatusNotFound, "There is no RateLimitPolicy %s in namespace %s.", wanted.policy, wanted.namespace)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("reading a policy: %w", err)
 	}
-	return &asked{r, found.user, policy}, nil
+	return q, nil
+}
+
+// unsaid is the answer while the API server does not say who may what.
+func (s *Server) unsaid(err error) error {
+	s.options.Logger.Error(err, "cannot say who may ask about usage")
+	return problem(http.StatusServiceUnavailable, "The API server cannot be asked who you are and what you may. Try again.")
+}
+
+// forbidden says which rule would allow it.
+func forbidden(who *access.User, wanted attempt) error {
+	of, where, kind := "", "in all namespaces", "ClusterRole"
+	if wanted.policy != "" {
+		of = " of " + wanted.policy
+		if wanted.subresource == "" {
+			of = " " + wanted.policy
+		}
+	}
+	hint := ", or name one in which you may by the parameter namespace"
+	if wanted.namespace != "" {
+		where, kind, hint = "in namespace "+wanted.namespace, "Role", ""
+	}
+	return problem(http.StatusForbidden, "User %s may not %s %s%s %s: a %s has to allow it (apiGroups [weir.dev], resources [%s], verbs [%s])%s.",
+		who.Username, wanted.verb, wanted.resource(), of, where, kind, wanted.resource(), wanted.verb, hint)
 }
 
 // answer writes what was found, or why not.

@@ -40,29 +40,37 @@ func (s *Server) usage(ctx context.Context, q *asked) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.options.Logger.Info(q.user+" read the usage of "+hashed(identity), "namespace", q.policy.Namespace, "policy", q.policy.Name)
+	s.options.Logger.Info(q.who.Username+" read the usage of "+hashed(identity), "namespace", q.policy.Namespace, "policy", q.policy.Name)
 	return s.usageOf(ctx, q.policy, identity)
 }
 
 // usageOf says how it is with a caller.
 func (s *Server) usageOf(ctx context.Context, policy *v1alpha1.RateLimitPolicy, identity string) (any, error) {
-	found := Usage{Namespace: policy.Namespace, Policy: policy.Name, Service: policy.ServiceName(), Identity: identity, Admitted: true}
-	limits, grant := limitsOf(policy, identity, time.Now())
-	if len(limits) == 0 {
-		found.Unlimited = true
-		return found, nil
+	standing, grant, err := s.standing(ctx, policy, identity)
+	if err != nil {
+		return nil, err
 	}
+	found := Usage{Namespace: policy.Namespace, Policy: policy.Name, Service: policy.ServiceName(), Identity: identity, Standing: standing}
 	if grant != nil {
 		found.Grant = &Grant{grant.Identity, grant.Requests, grant.Until, grant.By, grant.Reason}
 	}
+	return found, nil
+}
+
+// standing asks Redis how it is with a caller, whose grant is part of that.
+func (s *Server) standing(ctx context.Context, policy *v1alpha1.RateLimitPolicy, identity string) (Standing, *v1alpha1.Grant, error) {
+	limits, grant := limitsOf(policy, identity, time.Now())
+	if len(limits) == 0 {
+		return Standing{Unlimited: true, Admitted: true}, nil, nil
+	}
 	if err := s.useStore(); err != nil {
-		return nil, err
+		return Standing{}, nil, err
 	}
 	decision, err := s.limiter.Remaining(ctx, []limiter.Take{takeOf(policy, identity, limits)})
 	if err != nil {
-		return nil, s.unanswered(err)
+		return Standing{}, nil, s.unanswered(err)
 	}
-	found.Admitted = decision.Admitted
+	found := Standing{Admitted: decision.Admitted}
 	if !decision.Admitted {
 		found.RetryAfterSeconds = decision.RetryAfter.Seconds()
 	}
@@ -72,7 +80,7 @@ func (s *Server) usageOf(ctx context.Context, policy *v1alpha1.RateLimitPolicy, 
 			Used: max(quota.Limit.Requests-quota.Remaining, 0), Remaining: quota.Remaining, FreesAfterSeconds: quota.Reset.Seconds(),
 		})
 	}
-	return found, nil
+	return found, grant, nil
 }
 
 func (s *Server) reset(ctx context.Context, q *asked) (any, error) {
@@ -93,10 +101,10 @@ func (s *Server) reset(ctx context.Context, q *asked) (any, error) {
 	}
 	err = s.limiter.Reset(ctx, takeOf(q.policy, identity, limits))
 	if err != nil { // it may have done it
-		s.audit(q, EventReset, "Reset", "%s tried to empty the windows of %s: %v", q.user, hashed(identity), err)
+		s.audit(q, EventReset, "Reset", "%s tried to empty the windows of %s: %v", q.who.Username, hashed(identity), err)
 		return nil, s.unanswered(err)
 	}
-	s.audit(q, EventReset, "Reset", "%s emptied the windows of %s", q.user, hashed(identity))
+	s.audit(q, EventReset, "Reset", "%s emptied the windows of %s", q.who.Username, hashed(identity))
 	// Sidecars are told afterwards: what they ask from then on meets empty windows.
 	at := metav1.NowMicro()
 	err = s.edit(ctx, q.policy, func(status *v1alpha1.RateLimitPolicyStatus) error {
@@ -104,7 +112,7 @@ func (s *Server) reset(ctx context.Context, q *asked) (any, error) {
 		if excess := len(status.Resets) + 1 - v1alpha1.MaxResets; excess > 0 {
 			status.Resets = slices.Delete(status.Resets, 0, excess) // the oldest are told already
 		}
-		status.Resets = append(status.Resets, v1alpha1.Reset{Identity: identity, At: at, By: shortened(q.user, maxUserBytes)})
+		status.Resets = append(status.Resets, v1alpha1.Reset{Identity: identity, At: at, By: shortened(q.who.Username, maxUserBytes)})
 		return nil
 	})
 	if err != nil {
@@ -122,7 +130,7 @@ func (s *Server) grant(ctx context.Context, q *asked) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	granted.By = shortened(q.user, maxUserBytes)
+	granted.By = shortened(q.who.Username, maxUserBytes)
 	if limits, _ := limitsOf(q.policy, granted.Identity, time.Now()); len(limits) == 0 {
 		return nil, problem(http.StatusConflict, "The policy limits nothing for this caller: there is nothing to grant.")
 	}
@@ -138,7 +146,7 @@ func (s *Server) grant(ctx context.Context, q *asked) (any, error) {
 		return nil, err
 	}
 	s.audit(q, EventGranted, "Grant", "%s granted %s %d requests more in each window until %s (%s)",
-		q.user, hashed(granted.Identity), granted.Requests, granted.Until.UTC().Format(time.RFC3339), cmp.Or(granted.Reason, "no reason given"))
+		q.who.Username, hashed(granted.Identity), granted.Requests, granted.Until.UTC().Format(time.RFC3339), cmp.Or(granted.Reason, "no reason given"))
 	return Grant{granted.Identity, granted.Requests, granted.Until, granted.By, granted.Reason}, nil
 }
 
@@ -158,7 +166,7 @@ func (s *Server) revoke(ctx context.Context, q *asked) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.audit(q, EventRevoked, "Revoke", "%s ended the grant of %s", q.user, hashed(identity))
+	s.audit(q, EventRevoked, "Revoke", "%s ended the grant of %s", q.who.Username, hashed(identity))
 	return grantsOf(q.policy, time.Now()), nil
 }
 
@@ -226,7 +234,10 @@ func (s *Server) unanswered(err error) error {
 }
 
 // Close ends the connections to Redis.
-func (s *Server) Close() { s.limiter.Close() }
+func (s *Server) Close() {
+	s.limiter.Close()
+	s.reports.close()
+}
 
 // limitsOf are a caller's limits now, with the grant that is part of them.
 func limitsOf(policy *v1alpha1.RateLimitPolicy, identity string, now time.Time) ([]v1alpha1.Limit, *v1alpha1.Grant) {

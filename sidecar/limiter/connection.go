@@ -27,6 +27,18 @@ type Connection struct {
 // the Redis client's own log in this process. Its errors name the field of the
 // store that cannot be used, without what is in it.
 func Connect(store ruleset.Store) (*Connection, error) {
+	return connect(store, func(*redis.UniversalOptions) {})
+}
+
+// ConnectOnce is Connect for what must not be sent again when its reply was lost,
+// by one caller at a time.
+func ConnectOnce(store ruleset.Store) (*Connection, error) {
+	return connect(store, func(options *redis.UniversalOptions) {
+		options.MaxRetries, options.MaxRedirects, options.PoolSize = -1, -1, 1
+	})
+}
+
+func connect(store ruleset.Store, adapt func(*redis.UniversalOptions)) (*Connection, error) {
 	logging.Disable()
 	parsed, err := parseURL(store.URL)
 	if err != nil {
@@ -36,11 +48,15 @@ func Connect(store ruleset.Store) (*Connection, error) {
 	if err != nil {
 		return nil, err
 	}
+	adapt(options)
 	return &Connection{
 		store: store, client: newClient(options), options: options,
 		cluster: options.IsClusterMode, callersClock: callersClock(parsed), redact: redactor(store, options),
 	}, nil
 }
+
+// Client of the store: of one server, or of a Redis Cluster.
+func (c *Connection) Client() redis.UniversalClient { return c.client }
 
 // Servers calls f for the server or, at the same time, for every one of a Redis
 // Cluster's or behind Sentinel: masters and replicas. Its error joins theirs.

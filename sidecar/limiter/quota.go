@@ -21,8 +21,8 @@ const (
 	maxWindowMillis = 10 * 366 * 24 * 3600 * 1000
 )
 
-// keyPrefix of every key, before the namespace. The brace begins the tag.
-const keyPrefix = "ratelimit:{"
+// KeyPrefix of every key, before the namespace. The brace begins the tag.
+const KeyPrefix = "ratelimit:{"
 
 // quota is one limit of one take, with the key of its log.
 type quota struct {
@@ -63,7 +63,7 @@ func (t *Take) tag() string { return t.Namespace + "/" + t.Service + ":" + t.Ide
 
 // keyIn is the key of a limit's log among those of a tag.
 func keyIn(tag string, limit ruleset.Limit) string {
-	return keyPrefix + tag + "}:" + strconv.FormatInt(limit.WindowMillis, 10)
+	return KeyPrefix + tag + "}:" + strconv.FormatInt(limit.WindowMillis, 10)
 }
 
 // Check says what is wrong with a take by itself, as Take would.

@@ -23,7 +23,7 @@ func Rights(namespace string, store ruleset.Store) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	rights := []string{"~" + keyPrefix + namespace + "/*"}
+	rights := []string{"~" + KeyPrefix + namespace + "/*"}
 	for _, command := range commands {
 		if command == "time" && callersClock(parsed) {
 			continue

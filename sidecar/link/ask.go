@@ -157,6 +157,11 @@ func (c *Client) dialFor(link ruleset.Link) error {
 	return nil
 }
 
+// curves are without post-quantum ones: what travels is worthless within days
+// (tokens, users of Redis, leaves), and the operator would keep a hello of theirs,
+// 4 KiB, for each sidecar, as long as it is connected.
+var curves = []tls.CurveID{tls.X25519, tls.CurveP256}
+
 // dial makes an HTTP client that reaches the operator over so many connections
 // at most.
 func dial(link ruleset.Link, connections int) (*http.Client, error) {
@@ -174,7 +179,7 @@ func dial(link ruleset.Link, connections int) (*http.Client, error) {
 		Transport: &http.Transport{
 			Proxy:                  nil, // the environment's proxy is the application's business
 			DialContext:            dialer.DialContext,
-			TLSClientConfig:        &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS13},
+			TLSClientConfig:        &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS13, CurvePreferences: curves},
 			TLSHandshakeTimeout:    5 * time.Second,
 			DisableCompression:     true,
 			MaxIdleConns:           1,

@@ -19,6 +19,8 @@ type claims struct {
 	states []limiter.Quota
 	// decided is what each policy in mode Observe did, where that is recorded.
 	decided []decision
+	// withoutStore: the last decision is of this sidecar's shares.
+	withoutStore bool
 }
 
 func (c *claims) reset() { c.policies, c.takes, c.decided = c.policies[:0], c.takes[:0], nil }
@@ -228,16 +230,18 @@ func (p *Proxy) ask(ctx context.Context, c *claims) (limiter.Decision, outcome) 
 		if d.Quotas != nil {
 			c.states = d.Quotas
 		}
+		c.withoutStore = true
 		if o == outcomeAdmitted {
 			c.countLocal()
 		}
 		return d, o
 	}
+	c.withoutStore = false
 	if !d.Admitted {
 		return d, outcomeLimited
 	}
-	for _, policy := range c.policies {
-		policy.count(admitted)
+	for i := range c.policies {
+		c.count(i, admitted, d)
 	}
 	return d, outcomeAdmitted
 }
@@ -247,9 +251,9 @@ func (c *claims) countLimited(d limiter.Decision, o outcome) {
 	if o != outcomeLimited {
 		return
 	}
-	for i, policy := range c.policies {
+	for i := range c.policies {
 		if refusedBy(d, i) {
-			policy.count(limited)
+			c.count(i, limited, d)
 		}
 	}
 }
@@ -265,7 +269,7 @@ func (p *Proxy) note(ctx context.Context, asked *plan, o outcome) {
 	}
 	if o == outcomeUncounted { // a store that has just not answered is not waited for again
 		for i := range asked.observe.policies {
-			asked.observe.observed(i, uncounted)
+			asked.observe.observed(i, uncounted, limiter.Decision{}, true)
 		}
 		return
 	}
@@ -282,6 +286,7 @@ func (p *Proxy) observe(ctx context.Context, c *claims) {
 	for i := range c.policies {
 		taking.Go(func() {
 			d, err := p.taker.TakeInto(ctx, c.takes[i:i+1], nil)
+			withoutStore := err != nil
 			if err != nil && ctx.Err() == nil {
 				p.reportStore(err)
 				if c.policies[i].local() {
@@ -290,22 +295,24 @@ func (p *Proxy) observe(ctx context.Context, c *claims) {
 			}
 			switch {
 			case err != nil:
-				c.observed(i, uncounted)
+				c.observed(i, uncounted, d, true)
 			case d.Admitted:
-				c.observed(i, admitted)
+				c.observed(i, admitted, d, withoutStore)
 			default:
-				c.observed(i, observed)
+				c.observed(i, observed, d, withoutStore)
 			}
 		})
 	}
 	taking.Wait()
 }
 
-// observed counts what one of the policies in mode Observe did.
-func (c *claims) observed(i int, d decision) {
-	c.policies[i].count(d)
+// observed counts what one of the policies in mode Observe did by a decision on
+// its take alone.
+func (c *claims) observed(i int, what decision, d limiter.Decision, withoutStore bool) {
+	alone := claims{policies: c.policies[i : i+1], takes: c.takes[i : i+1], withoutStore: withoutStore}
+	alone.count(0, what, d)
 	if c.decided != nil {
-		c.decided[i] = d
+		c.decided[i] = what
 	}
 }
 

@@ -19,6 +19,7 @@ import (
 	dto "github.com/prometheus/client_model/go"
 
 	"github.com/weir-dev/weir/sidecar/limiter"
+	"github.com/weir-dev/weir/sidecar/report"
 	"github.com/weir-dev/weir/sidecar/ruleset"
 	"github.com/weir-dev/weir/test/redistest"
 )
@@ -34,6 +35,7 @@ type house struct {
 	upstream netip.AddrPort
 	registry *prometheus.Registry
 	redis    *redistest.Server // nil without limits
+	reports  *report.Recorder
 }
 
 // serve starts a proxy in front of upstream. With policies there is a real
@@ -50,7 +52,9 @@ func build(t testing.TB, upstream net.Addr, policies ...ruleset.Policy) *house {
 	t.Helper()
 	h := &house{t: t, upstream: addrPort(upstream), registry: prometheus.NewRegistry()}
 	quiet := slog.New(slog.DiscardHandler)
+	h.reports = report.New(report.Options{Logger: quiet})
 	config := Config{
+		Reports:     h.reports,
 		Registerer:  h.registry,
 		Logger:      quiet,
 		Destination: func(net.Conn) (netip.AddrPort, error) { return h.upstream, nil },

@@ -85,7 +85,7 @@ func (p *Proxy) check(w http.ResponseWriter, r *http.Request) {
 // observeLocally takes for a policy that only observes: allowed either way.
 func (p *Proxy) observeLocally(w http.ResponseWriter, r *http.Request, c claims, response checkResponse) {
 	decision, err := p.taker.TakeInto(r.Context(), c.takes, nil)
-	if err != nil {
+	if c.withoutStore = err != nil; c.withoutStore {
 		p.reportStore(err)
 		if c.policies[0].local() {
 			decision, err = p.taker.TakeLocally(c.takes, nil)
@@ -93,13 +93,13 @@ func (p *Proxy) observeLocally(w http.ResponseWriter, r *http.Request, c claims,
 	}
 	switch {
 	case err != nil:
-		c.policies[0].count(uncounted)
+		c.count(0, uncounted, decision)
 		respondLocally(w, r, c, decision, outcomeUncounted, response)
 		return
 	case decision.Admitted:
-		c.policies[0].count(admitted)
+		c.count(0, admitted, decision)
 	default:
-		c.policies[0].count(observed)
+		c.count(0, observed, decision)
 	}
 	respondLocally(w, r, c, decision, outcomeAdmitted, response)
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/weir-dev/weir/sidecar/limiter"
+	"github.com/weir-dev/weir/sidecar/report"
 	"github.com/weir-dev/weir/sidecar/ruleset"
 )
 
@@ -56,6 +57,7 @@ type policy struct {
 	grants    map[string]*ruleset.Override
 	counters  [decisions]prometheus.Counter
 	unseen    prometheus.Counter
+	recording *report.Recording
 	// Of a policy that holds requests: those in its lines, how long they
 	// waited, and those that found no place.
 	waiting   prometheus.Gauge

@@ -25,6 +25,7 @@ import (
 
 	"github.com/weir-dev/weir/sidecar/intercept"
 	"github.com/weir-dev/weir/sidecar/limiter"
+	"github.com/weir-dev/weir/sidecar/report"
 	"github.com/weir-dev/weir/sidecar/ruleset"
 	"github.com/weir-dev/weir/tracing"
 )
@@ -53,6 +54,8 @@ type Config struct {
 	Interceptor *intercept.Interceptor
 	// Probes of the kubelet are forwarded Inbound without counting.
 	Probes []ruleset.Probe
+	// Reports are told what became of requests; absent: nobody is.
+	Reports *report.Recorder
 	// Registerer receives the metrics; absent: they are counted unseen.
 	Registerer prometheus.Registerer
 	// Logger; absent: slog.Default.
@@ -68,6 +71,7 @@ type Proxy struct {
 	quiet       *stdlog.Logger // what net/http says, at debug level
 	interceptor *intercept.Interceptor
 	metrics     *metrics
+	reports     *report.Recorder
 
 	apply sync.Mutex // serializes Apply
 	table atomic.Pointer[table]
@@ -106,6 +110,7 @@ func New(c Config) *Proxy {
 		log:         c.Logger,
 		quiet:       slog.NewLogLogger(c.Logger.Handler(), slog.LevelDebug),
 		metrics:     newMetrics(c.Registerer),
+		reports:     c.Reports,
 	}
 	p.table.Store(&table{})
 	p.draining, p.drain = context.WithCancel(context.Background())
@@ -123,6 +128,7 @@ func (p *Proxy) Apply(rs *ruleset.Ruleset) error {
 	p.apply.Lock()
 	defer p.apply.Unlock()
 	p.metrics.follow(p.table.Load(), next)
+	next.report(p.reports)
 	p.table.Store(next)
 	for _, policy := range next.policies {
 		var identities []string

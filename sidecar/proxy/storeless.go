@@ -45,8 +45,8 @@ func (p *Proxy) withoutStore(ctx context.Context, c *claims, err error, decide f
 		}
 	}
 	if len(takes) == 0 || err != nil {
-		for _, policy := range c.policies {
-			policy.count(uncounted)
+		for i := range c.policies {
+			c.count(i, uncounted, d)
 		}
 		return limiter.Decision{}, outcomeUncounted
 	}
@@ -61,9 +61,9 @@ func (p *Proxy) withoutStore(ctx context.Context, c *claims, err error, decide f
 
 // denied counts the request at the policies that refuse it without the store.
 func (c *claims) denied() (denied bool) {
-	for _, p := range c.policies {
+	for i, p := range c.policies {
 		if p.OnStoreFailure == ruleset.OnStoreFailureDeny {
-			p.count(unavailable)
+			c.count(i, unavailable, limiter.Decision{})
 			denied = true
 		}
 	}
@@ -73,11 +73,11 @@ func (c *claims) denied() (denied bool) {
 // countLocal counts a request that is admitted without the store, where some
 // policy decided on it.
 func (c *claims) countLocal() {
-	for _, p := range c.policies {
+	for i, p := range c.policies {
 		if p.local() {
-			p.count(admitted)
+			c.count(i, admitted, limiter.Decision{})
 		} else {
-			p.count(uncounted)
+			c.count(i, uncounted, limiter.Decision{})
 		}
 	}
 }

@@ -35,6 +35,7 @@ import (
 	"github.com/weir-dev/weir/controllers/certs"
 	"github.com/weir-dev/weir/controllers/link"
 	"github.com/weir-dev/weir/controllers/programming"
+	"github.com/weir-dev/weir/controllers/store"
 	"github.com/weir-dev/weir/controllers/usage"
 	"github.com/weir-dev/weir/sidecar/limiter"
 	"github.com/weir-dev/weir/sidecar/ruleset"
@@ -78,8 +79,13 @@ func newReplica(keeper *certs.Keeper, namespace string, now func() time.Time) *r
 	r.rulesets.Configure(programming.Settings{
 		Store: &ruleset.Store{URL: "redis://redis:6379", TimeoutMillis: 100}, Link: r.link,
 	})
+	clients := usage.NewClientAuthorities(mgr.GetAPIReader(), GinkgoLogr)
+	clients.Refresh(ctx)
 	server, err := link.New(link.Options{
-		TLS:              &tls.Config{GetCertificate: keeper.GetCertificate, MinVersion: tls.VersionTLS13},
+		TLS: &tls.Config{
+			GetCertificate: keeper.GetCertificate, MinVersion: tls.VersionTLS13,
+			ClientAuth: tls.RequestClientCert, VerifyPeerCertificate: clients.VerifyPeer,
+		},
 		Cache:            mgr.GetCache(),
 		Reviewer:         reviews.TokenReviews(),
 		Rulesets:         r.rulesets,
@@ -87,11 +93,13 @@ func newReplica(keeper *certs.Keeper, namespace string, now func() time.Time) *r
 		Operator:         link.ServiceAccountUser(namespace, "default"),
 		Usage: usage.New(usage.Options{
 			Client: mgr.GetClient(), API: kubernetes.NewForConfigOrDie(cfg), Recorder: mgr.GetEventRecorder("weir-usage"),
-			Store: func() *ruleset.Store { return r.rulesets.Settings().Store }, Logger: GinkgoLogr,
+			Store: func() *ruleset.Store { return r.rulesets.Settings().Store }, Authorities: clients,
+			Key:    func(ctx context.Context) ([]byte, error) { return store.CallersKey(ctx, k8sClient, namespace) },
+			Logger: GinkgoLogr,
 		}),
-		UsagePrefix: usage.Prefix,
-		Registerer:  prometheus.NewRegistry(),
-		Logger:      GinkgoLogr,
+		UsagePaths: usage.Paths(),
+		Registerer: prometheus.NewRegistry(),
+		Logger:     GinkgoLogr,
 	})
 	Expect(err).NotTo(HaveOccurred())
 	Expect(mgr.Add(r.authorities)).To(Succeed())

@@ -33,6 +33,8 @@ import (
 var (
 	// ctx ends with the suite.
 	ctx context.Context
+	// environment is the API server.
+	environment *envtest.Environment
 	// cfg reaches the API server as an administrator.
 	cfg *rest.Config
 	// scheme knows Kubernetes' own types and ours.
@@ -58,7 +60,7 @@ var _ = BeforeSuite(func() {
 	Expect(clientgoscheme.AddToScheme(scheme)).To(Succeed())
 	Expect(v1alpha1.AddToScheme(scheme)).To(Succeed())
 
-	environment := &envtest.Environment{
+	environment = &envtest.Environment{
 		Scheme:                   scheme,
 		BinaryAssetsDirectory:    apiserverBinaries(),
 		CRDDirectoryPaths:        []string{filepath.Join("..", "..", "config", "crd", "bases")},
