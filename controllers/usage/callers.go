@@ -91,7 +91,7 @@ func (s *Server) naming(ctx context.Context, q *asked) (func(identity string) Na
 	if err != nil {
 		return nil, s.unsaid(err)
 	}
-	if allowed {
+	if allowed && !s.options.HideNames {
 		return func(identity string) Name { return Name{Identity: &identity} }, nil
 	}
 	key, err := s.key.read(ctx, s.options.Key)

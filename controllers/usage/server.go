@@ -40,7 +40,9 @@ type Options struct {
 	Store func() *ruleset.Store
 	// Key makes callers' pseudonyms; the same at every replica.
 	Key func(context.Context) ([]byte, error)
-	// Authorities of people's client certificates.
+	// HideNames gives everybody pseudonyms.
+	HideNames bool
+	// Authorities of people's client certificates; nil: none is accepted.
 	Authorities *ClientAuthorities
 	Logger      logr.Logger
 }
