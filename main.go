@@ -172,8 +172,8 @@ func loopback(address string) bool {
 
 // gcPercent is GOGC where the environment has none: most of the operator's
 // memory is what it holds for each sidecar, and little is allocated, so that
-// half of the usual head room costs next to no CPU.
-const gcPercent = 50
+// two fifths of the usual head room costs next to no CPU.
+const gcPercent = 40
 
 func main() {
 	if len(os.Args) > 1 && os.Args[1] == "check" {

@@ -98,8 +98,8 @@ func (v *visitor) must(ctx context.Context, verb, name string, namespaces ...str
 			break
 		}
 	}
-	v.s.o.Logger.Info("refused", "user", v.user.Name, "verb", verb, "resource", "periodictasks/runs", "namespaces", namespaces)
-	return "", problem(http.StatusForbidden, "User %s may not %s periodictasks/runs %s (apiGroups [weir.dev], resources [periodictasks/runs], verbs [%s]).", v.user.Name, verb, where, verb)
+	v.s.o.Logger.Info("refused", "user", v.user.Username, "verb", verb, "resource", "periodictasks/runs", "namespaces", namespaces)
+	return "", problem(http.StatusForbidden, "User %s may not %s periodictasks/runs %s (apiGroups [weir.dev], resources [periodictasks/runs], verbs [%s]).", v.user.Username, verb, where, verb)
 }
 
 // owners are the namespaces whose people may act on a task of a scope, and all.
@@ -123,7 +123,7 @@ func (s *Server) owners(ctx context.Context, scope tasks.Scope) ([]string, error
 // audit says who did what, as an event of the PeriodicTask that it is about, and
 // in the log.
 func (s *Server) audit(ctx context.Context, v *visitor, scope tasks.Scope, reason, action, format string, args ...any) {
-	sentence := v.user.Name + " " + fmt.Sprintf(format, args...)
+	sentence := v.user.Username + " " + fmt.Sprintf(format, args...)
 	s.o.Logger.Info(sentence, "periodicTask", scope.PeriodicTask, "queue", scope.Queue)
 	about := scope.PeriodicTask
 	if about == "" { // one of those that share the queue

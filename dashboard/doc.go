@@ -9,7 +9,11 @@
 // Kubernetes decides who may see and do what (SubjectAccessReview):
 //
 //	list    ratelimitpolicies          a namespace's limits
+//	get     ratelimitpolicies          one policy, with what happens at it
+//	list    ratelimitpolicies/usage    its top callers and refusals
 //	get     ratelimitpolicies/status   callers by their names
+//	create  ratelimitpolicies/resets   to empty a caller's windows
+//	create  ratelimitpolicies/grants   to grant a caller more for a time
 //	list    periodictasks              a namespace's schedules, queues and workers
 //	get     periodictasks/runs         its tasks: arguments, results, errors
 //	create  periodictasks/runs         to run one now, to try it again
@@ -21,6 +25,7 @@
 package dashboard
 
 // +kubebuilder:rbac:groups=weir.dev,resources=ratelimitpolicies;periodictasks,verbs=list;watch
+// +kubebuilder:rbac:groups=weir.dev,resources=ratelimitpolicies/status,verbs=patch
 // +kubebuilder:rbac:groups=batch,resources=jobs,verbs=list;watch
 // +kubebuilder:rbac:groups=authentication.k8s.io,resources=tokenreviews,verbs=create
 // +kubebuilder:rbac:groups=authorization.k8s.io,resources=subjectaccessreviews,verbs=create

@@ -30,6 +30,8 @@ var functions = template.FuncMap{
 	"search":    func(search, what string) searchBox { return searchBox{search, what} },
 	"rows":      func(all []tasks.Task, now time.Time) taskTable { return taskTable{all, now} },
 	"person":    person,
+	"rate":      rate,
+	"nearly":    func(n int64) int64 { return n * 8 / 10 },
 }
 
 // What templates of parts are given.
@@ -67,6 +69,17 @@ func number[N int | int64](n N) string {
 		text = text[:i] + "\u202f" + text[i:] // a narrow space that does not break
 	}
 	return text
+}
+
+// rate of requests a second, with the digits that matter.
+func rate(n float64) string {
+	switch {
+	case n == 0:
+		return "0"
+	case n < 10:
+		return strconv.FormatFloat(n, 'f', 1, 64)
+	}
+	return number(int64(n + 0.5))
 }
 
 // duration in the two units that matter.

@@ -2,8 +2,12 @@ package dashboard
 
 import (
 	"context"
+	"html/template"
 	"net/http"
+	"net/url"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -12,16 +16,24 @@ import (
 
 	"github.com/weir-dev/weir/api/v1alpha1"
 	"github.com/weir-dev/weir/controllers/programming"
+	"github.com/weir-dev/weir/controllers/usage"
 )
+
+// ratesInterval is how often sidecars say what happens.
+const ratesInterval = 2 * time.Second
 
 // limitRow is a policy.
 type limitRow struct {
-	Namespace, Name, Service, Direction, Limits, Mode, Action string
-	Selected, Enforcing                                       int32
-	Ready, Degraded                                           bool
-	Why                                                       string
-	Conditions                                                []condition
-	Hosts                                                     []string
+	Namespace, Name, Service, Direction, Limits, Mode string
+	Selected, Enforcing                               int32
+	Ready, Degraded                                   bool
+	Why                                               string
+	Conditions                                        []condition
+	Hosts                                             []string
+	// Rates of now in requests a second; nil: not known.
+	Rates *usage.Rates
+	// Hour draws the last hour.
+	Hour template.HTML
 }
 
 func limitOf(p *v1alpha1.RateLimitPolicy) limitRow {
@@ -44,13 +56,52 @@ func limitOf(p *v1alpha1.RateLimitPolicy) limitRow {
 	return row
 }
 
+func (row *limitRow) happens(p *usage.Policy) {
+	row.Rates = p.Rates
+	if p.Hour != nil {
+		row.Hour = ratesPlot("Last hour", p.Hour.Admitted, p.Hour.Limited)
+	}
+}
+
 type limitsData struct {
-	Rows   []limitRow
-	Search string
-	Total  int
+	Rows    []limitRow
+	Search  string
+	Total   int
+	Matches int
+	Missing string // why there are no rates
+	Older   string
 }
 
 func (s *Server) limits(ctx context.Context, v *visitor, r *http.Request) (*view, error) {
+	all, err := s.visiblePolicies(ctx, v)
+	if err != nil {
+		return nil, err
+	}
+	q := r.URL.Query()
+	data := limitsData{Search: q.Get("q"), Total: len(all)}
+	all = slices.DeleteFunc(all, func(p *v1alpha1.RateLimitPolicy) bool {
+		return !matches(data.Search, p.Namespace, p.Name, p.ServiceName())
+	})
+	data.Matches = len(all)
+	from, _ := strconv.Atoi(q.Get("from"))
+	all = all[min(max(from, 0), len(all)):]
+	if len(all) > pageSize {
+		all = all[:pageSize]
+		older := with(q, "from", "")
+		data.Older = older + strings.Repeat("&", min(len(older)-1, 1)) + "from=" + url.QueryEscape(strconv.Itoa(from+pageSize))
+	}
+	var happening []usage.Policy
+	happening, data.Missing = s.o.Usage.Happening(ctx, all)
+	for i, p := range all {
+		row := limitOf(p)
+		row.happens(&happening[i])
+		data.Rows = append(data.Rows, row)
+	}
+	return &view{template: "limits", data: data, title: "Limits", section: "limits", every: ratesInterval}, nil
+}
+
+// visiblePolicies are the cache's own, by namespace and name.
+func (s *Server) visiblePolicies(ctx context.Context, v *visitor) ([]*v1alpha1.RateLimitPolicy, error) {
 	list := &v1alpha1.RateLimitPolicyList{}
 	if err := s.o.Reader.List(ctx, list, client.UnsafeDisableDeepCopy); err != nil {
 		return nil, err
@@ -61,19 +112,14 @@ func (s *Server) limits(ctx context.Context, v *visitor, r *http.Request) (*view
 	}
 	slices.Sort(namespaces)
 	allowed, every := v.among(ctx, slices.Compact(namespaces), "ratelimitpolicies", "", "list")
-	data := limitsData{Search: r.URL.Query().Get("q")}
+	var visible []*v1alpha1.RateLimitPolicy
 	for i := range list.Items {
-		p := &list.Items[i]
-		if !every && !allowed[p.Namespace] {
-			continue
-		}
-		data.Total++
-		if row := limitOf(p); matches(data.Search, row.Namespace, row.Name, row.Service) {
-			data.Rows = append(data.Rows, row)
+		if p := &list.Items[i]; every || allowed[p.Namespace] {
+			visible = append(visible, p)
 		}
 	}
-	slices.SortFunc(data.Rows, func(a, b limitRow) int { return compareKeys(a.Namespace, a.Name, b.Namespace, b.Name) })
-	return &view{template: "limits", data: data, title: "Limits", section: "limits"}, nil
+	slices.SortFunc(visible, func(a, b *v1alpha1.RateLimitPolicy) int { return compareKeys(a.Namespace, a.Name, b.Namespace, b.Name) })
+	return visible, nil
 }
 
 // grantRow is more quota for one caller, for a time.
@@ -83,28 +129,114 @@ type grantRow struct {
 	Until                time.Time
 }
 
+// callerRow is one of those that asked most.
+type callerRow struct {
+	usage.TopCaller
+	// Who: the caller's name or pseudonym; Key names it in forms, empty: it may not
+	// be known.
+	Who, Key string
+	Limit    *usage.Limit // the one with least left; nil: unlimited
+	Frees    time.Time
+}
+
+type refusalRow struct {
+	usage.Refusal
+	Who   string
+	Frees time.Time
+}
+
 type limitData struct {
 	limitRow
 	// Named: the visitor may see who callers are.
-	Named  bool
-	Grants []grantRow
-	Spec   v1alpha1.RateLimitPolicySpec
+	Named              bool
+	MayReset, MayGrant bool
+	Grants             []grantRow
+	Callers            []callerRow
+	Refusals           []refusalRow
+	// Missing says why there are no rates, Silent why no callers and refusals.
+	Missing, Silent string
+	Recent          template.HTML
 }
+
+// listed are the callers and refusals that are shown of a policy.
+const listed = "?limit=50"
 
 func (s *Server) limit(ctx context.Context, v *visitor, r *http.Request) (*view, error) {
 	namespace, name := r.PathValue("namespace"), r.PathValue("name")
 	if !v.may(ctx, namespace, "ratelimitpolicies", "", "list") {
-		return nil, problem(http.StatusForbidden, "User %s may not list ratelimitpolicies in namespace %s: a Role there has to allow it.", v.user.Name, namespace)
+		return nil, problem(http.StatusForbidden, "User %s may not list ratelimitpolicies in namespace %s: a Role there has to allow it.", v.user.Username, namespace)
 	}
 	policy := &v1alpha1.RateLimitPolicy{}
 	if err := s.o.Reader.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, policy); err != nil {
 		return nil, problem(http.StatusNotFound, "There is no RateLimitPolicy %s in namespace %s.", name, namespace)
 	}
-	data := limitData{limitRow: limitOf(policy), Named: v.may(ctx, namespace, "ratelimitpolicies", "status", "get"), Spec: policy.Spec}
+	data := limitData{
+		limitRow: limitOf(policy), Named: !s.o.HideCallers && v.may(ctx, namespace, "ratelimitpolicies", "status", "get"),
+		MayReset: v.may(ctx, namespace, "ratelimitpolicies", "resets", "create"), MayGrant: v.may(ctx, namespace, "ratelimitpolicies", "grants", "create"),
+	}
 	for _, g := range policy.Status.Grants {
 		if data.Named && time.Now().Before(g.Until.Time) {
 			data.Grants = append(data.Grants, grantRow{g.Identity, g.By, g.Reason, g.Requests, g.Until.Time})
 		}
 	}
-	return &view{template: "limit", data: data, title: name, section: "limits"}, nil
+	var happens usage.Policy
+	if err := s.askUsage(ctx, v, http.MethodGet, policyPath(r), nil, &happens); err != nil {
+		data.Missing = err.Error()
+	} else {
+		data.happens(&happens)
+		data.Missing = happens.Missing
+		if recent := happens.Recent; recent != nil {
+			data.Recent = ratesPlot("Last two minutes", recent.Admitted, recent.Limited)
+		}
+	}
+	data.fill(ctx, s, v, policyPath(r))
+	return &view{template: "limit", data: data, title: name, section: "limits", every: ratesInterval}, nil
+}
+
+// fill adds callers and refusals.
+func (d *limitData) fill(ctx context.Context, s *Server, v *visitor, path string) {
+	var callers usage.Callers
+	var refusals usage.Refusals
+	if err := s.askUsage(ctx, v, http.MethodGet, path+"/callers"+listed, nil, &callers); err != nil {
+		d.Silent = err.Error()
+		return
+	}
+	if err := s.askUsage(ctx, v, http.MethodGet, path+"/refusals"+listed, nil, &refusals); err != nil {
+		d.Silent = err.Error()
+		return
+	}
+	now := time.Now()
+	for _, c := range callers.Callers {
+		row := callerRow{TopCaller: c, Who: whoIs(c.Name)}
+		if c.Identity != nil {
+			row.Key = encodeIdentity(*c.Identity)
+		}
+		for i := range c.Limits {
+			if limit := &c.Limits[i]; row.Limit == nil || limit.Remaining < row.Limit.Remaining {
+				row.Limit = limit
+			}
+		}
+		if row.Limit != nil && row.Limit.FreesAfterSeconds > 0 {
+			row.Frees = now.Add(time.Duration(row.Limit.FreesAfterSeconds * float64(time.Second)))
+		}
+		d.Callers = append(d.Callers, row)
+	}
+	for _, refusal := range refusals.Refusals {
+		row := refusalRow{Refusal: refusal, Who: whoIs(refusal.Name)}
+		if refusal.Frees != nil {
+			row.Frees = *refusal.Frees
+		}
+		d.Refusals = append(d.Refusals, row)
+	}
+}
+
+// whoIs is a caller's name, or pseudonym.
+func whoIs(name usage.Name) string {
+	switch {
+	case name.Identity == nil:
+		return name.Pseudonym
+	case *name.Identity == "":
+		return "all unnamed callers"
+	}
+	return *name.Identity
 }

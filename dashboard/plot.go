@@ -53,6 +53,42 @@ func plot(what string, points []point, last time.Duration, now time.Time, say fu
 	return template.HTML(b.String()) //nolint:gosec // numbers, and a label that is escaped
 }
 
+// ratesPlot draws admitted and limited requests of the same buckets of time.
+func ratesPlot(what string, admitted, limited []int64) template.HTML {
+	highest := int64(1)
+	for i := range admitted {
+		highest = max(highest, admitted[i], limited[i])
+	}
+	label := fmt.Sprintf("%s: %s admitted, %s limited", what, number(sum(admitted)), number(sum(limited)))
+	var b strings.Builder
+	fmt.Fprintf(&b, `<svg class="plot" viewBox="0 0 %d %d" preserveAspectRatio="none" role="img" aria-label="%s"><title>%s</title><path class="base" d="M0 %d.5H%d"/>`,
+		plotWidth, plotHeight, template.HTMLEscapeString(label), template.HTMLEscapeString(label), plotHeight-1, plotWidth)
+	for _, curve := range []struct {
+		class  string
+		values []int64
+	}{{"", admitted}, {"limited", limited}} {
+		if curve.class != "" && sum(curve.values) == 0 {
+			continue
+		}
+		fmt.Fprintf(&b, `<g class="%s">`, curve.class)
+		values, known := make([]float64, len(curve.values)), make([]bool, len(curve.values))
+		for i, value := range curve.values {
+			values[i], known[i] = float64(value), true
+		}
+		line(&b, values, known, float64(highest))
+		b.WriteString("</g>")
+	}
+	b.WriteString("</svg>")
+	return template.HTML(b.String()) //nolint:gosec // numbers, and a label that is escaped
+}
+
+func sum(values []int64) (total int64) {
+	for _, value := range values {
+		total += value
+	}
+	return total
+}
+
 // line draws what is known; over short gaps it goes on, after longer ones it
 // begins anew.
 func line(b *strings.Builder, buckets []float64, known []bool, highest float64) {
@@ -63,7 +99,7 @@ func line(b *strings.Builder, buckets []float64, known []bool, highest float64) 
 		if !known[i] {
 			continue
 		}
-		x := float64(i) * plotWidth / (plotPoints - 1)
+		x := float64(i) * plotWidth / float64(max(1, len(buckets)-1))
 		y := float64(plotHeight - 1)
 		if highest > 0 {
 			y -= value / highest * (plotHeight - 5)

@@ -2,6 +2,7 @@ package dashboard
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -11,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -36,7 +38,9 @@ import (
 	"github.com/weir-dev/weir/api/v1alpha1"
 	"github.com/weir-dev/weir/controllers"
 	"github.com/weir-dev/weir/controllers/link"
+	"github.com/weir-dev/weir/controllers/usage"
 	"github.com/weir-dev/weir/dashboard/tasks"
+	"github.com/weir-dev/weir/sidecar/ruleset"
 )
 
 // Config is how the dashboard is run.
@@ -57,6 +61,12 @@ type Config struct {
 	ForwardedSecretFile, ForwardedClientCA string
 	// MaxTasks that are listed.
 	MaxTasks int
+	// HideCallers: nobody sees who callers are.
+	HideCallers bool
+	// StoreTimeout bounds asking the limiter's Redis about one caller.
+	StoreTimeout time.Duration
+	// StoreInsecureSkipVerify turns verification of its certificate off.
+	StoreInsecureSkipVerify bool
 }
 
 // Main is `operator dashboard`: it runs until ctx ends, and returns the exit code.
@@ -98,6 +108,9 @@ func (c *Config) bind(flags *flag.FlagSet) {
 	flags.StringVar(&c.ForwardedGroups, "forwarded-groups-header", "", "header in which it names the user's groups")
 	flags.StringVar(&c.ForwardedSecretFile, "forwarded-secret-file", "", "file with what the proxy sends as "+secretHeader+" to prove itself")
 	flags.StringVar(&c.ForwardedClientCA, "forwarded-client-ca-file", "", "file with PEM authorities of the proxy's client certificate; needs TLS")
+	flags.BoolVar(&c.HideCallers, "hide-callers", false, "show nobody who callers are: pseudonyms instead, which are the same for the same caller until the session key changes")
+	flags.DurationVar(&c.StoreTimeout, "store-timeout", time.Second, "longest time to wait for the limiter's Redis")
+	flags.BoolVar(&c.StoreInsecureSkipVerify, "store-insecure-skip-verify", false, "do not verify a rediss:// server's certificate")
 	flags.IntVar(&c.MaxTasks, "max-tasks", tasks.DefaultLimit, "tasks that are listed; the oldest that have ended are forgotten first")
 }
 
@@ -187,11 +200,50 @@ func (c *Config) options(mgr ctrl.Manager, api kubernetes.Interface, logger logr
 		}
 		*to = []byte(text)
 	}
+	if options.SessionKey == nil {
+		options.SessionKey = make([]byte, 32)
+		_, _ = rand.Read(options.SessionKey) // never fails
+	}
+	options.HideCallers = c.HideCallers
+	options.Usage = usage.New(usage.Options{
+		Client: mgr.GetClient(), API: api, Recorder: options.Recorder, Store: c.store(logger), HideNames: c.HideCallers,
+		Key:    func(context.Context) ([]byte, error) { return options.SessionKey, nil },
+		Logger: logger.WithName("usage"),
+	})
 	options.Tasks = tasks.NewWatcher(tasks.Options{
 		Broker: broker.Client, Limit: c.MaxTasks, Logger: logger.WithName("tasks"),
 		Queues: func() []string { return queuesOf(reader) },
 	})
 	return options, nil
+}
+
+// storeInterval is how often the store's files are read.
+const storeInterval = 2 * time.Second
+
+// store is the limiter's Redis that the files name now.
+func (c *Config) store(logger logr.Logger) func() *ruleset.Store {
+	var mu sync.Mutex
+	var last *ruleset.Store
+	var readAt time.Time
+	return func() *ruleset.Store {
+		mu.Lock()
+		defer mu.Unlock()
+		if time.Since(readAt) < storeInterval {
+			return last
+		}
+		readAt = time.Now()
+		address, err := link.ReadSetting(c.Store.URL)
+		authorities, caErr := link.ReadSetting(c.Store.CA)
+		switch {
+		case err != nil || caErr != nil:
+			logger.Error(errors.Join(err, caErr), "the store's settings stay as they were")
+		case address == "":
+			last = nil
+		default:
+			last = &ruleset.Store{URL: address, CABundle: authorities, InsecureSkipVerify: c.StoreInsecureSkipVerify, TimeoutMillis: c.StoreTimeout.Milliseconds()}
+		}
+		return last
+	}
 }
 
 func cmpErr(err, otherwise error) error {

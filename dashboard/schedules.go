@@ -129,7 +129,7 @@ func (s *Server) schedule(ctx context.Context, v *visitor, r *http.Request) (*vi
 	namespace, name := r.PathValue("namespace"), r.PathValue("name")
 	task := &v1alpha1.PeriodicTask{}
 	if !v.may(ctx, namespace, "periodictasks", "", "list") {
-		return nil, problem(http.StatusForbidden, "User %s may not list periodictasks in namespace %s: a Role there has to allow it.", v.user.Name, namespace)
+		return nil, problem(http.StatusForbidden, "User %s may not list periodictasks in namespace %s: a Role there has to allow it.", v.user.Username, namespace)
 	}
 	if err := s.o.Reader.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, task); err != nil {
 		return nil, problem(http.StatusNotFound, "There is no PeriodicTask %s in namespace %s.", name, namespace)

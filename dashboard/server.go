@@ -15,6 +15,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/weir-dev/weir/controllers/access"
+	"github.com/weir-dev/weir/controllers/usage"
 	"github.com/weir-dev/weir/dashboard/tasks"
 	"github.com/weir-dev/weir/worker/celery"
 )
@@ -46,6 +47,11 @@ type Options struct {
 	// Tasks and the broker that they are in; the broker's error: it is away.
 	Tasks  *tasks.Watcher
 	Broker func() (*celery.Broker, error)
+	// Usage says what happens at policies, and what is left of callers' quotas. It
+	// is asked in the visitor's name.
+	Usage *usage.Server
+	// HideCallers: nobody sees who callers are.
+	HideCallers bool
 	// Cluster says since when the API server does not answer; zero: it does.
 	Cluster func() (since time.Time)
 	// Changed is another number when an object in the cache has changed.
@@ -102,6 +108,8 @@ func New(o Options) (*Server, error) {
 	s.view("GET /tasks/{id}", s.task)
 	s.view("GET /dead", s.dead)
 	s.action("POST /schedules/{namespace}/{name}/run", s.runNow)
+	s.action("POST /limits/{namespace}/{name}/reset", s.resetCaller)
+	s.action("POST /limits/{namespace}/{name}/grant", s.grantCaller)
 	s.action("POST /tasks/{id}/retry", s.retry)
 	s.action("POST /tasks/{id}/revoke", s.revoke)
 	s.action("POST /dead/retry", s.revive)

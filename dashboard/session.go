@@ -122,7 +122,7 @@ func (s *Server) identify(r *http.Request) (user *access.User, who string, ambie
 		return user, "token " + token, false, err
 	}
 	if user := s.o.Forwarded.user(r); user != nil {
-		return user, "user " + user.Name, true, nil
+		return user, "user " + user.Username, true, nil
 	}
 	cookie, err := r.Cookie(sessionCookie)
 	if err != nil {
@@ -148,7 +148,7 @@ func (f *Forwarded) user(r *http.Request) *access.User {
 	if name == "" || !proven || strings.HasPrefix(name, "system:") {
 		return nil
 	}
-	user := &access.User{Name: name, Groups: []string{"system:authenticated"}}
+	user := &access.User{Username: name, Groups: []string{"system:authenticated"}}
 	if f.GroupsHeader != "" {
 		for _, value := range r.Header.Values(f.GroupsHeader) {
 			for group := range strings.SplitSeq(value, ",") {

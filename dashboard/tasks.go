@@ -103,7 +103,7 @@ func (s *Server) task(ctx context.Context, v *visitor, r *http.Request) (*view, 
 		return nil, err
 	}
 	if known && !mine.has(task.Scope) || !known && !mine.all && len(mine.namespaces) == 0 {
-		return nil, problem(http.StatusForbidden, "User %s may not get periodictasks/runs where this task belongs: a Role there has to allow it (apiGroups [weir.dev], resources [periodictasks/runs], verbs [get]).", v.user.Name)
+		return nil, problem(http.StatusForbidden, "User %s may not get periodictasks/runs where this task belongs: a Role there has to allow it (apiGroups [weir.dev], resources [periodictasks/runs], verbs [get]).", v.user.Username)
 	}
 	data := taskData{Task: task, Known: known, Now: time.Now(), Args: task.Args, Kwargs: task.Kwargs, Value: task.Result}
 	if !known {

@@ -2,6 +2,7 @@ package dashboard
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -22,6 +23,8 @@ type view struct {
 	data     any
 	// title of the page; section of the menu that it is in.
 	title, section string
+	// every so often it may be another though nothing says so; zero: refreshInterval.
+	every time.Duration
 }
 
 // frame is what every page has.
@@ -37,6 +40,7 @@ type frame struct {
 	Query    url.Values
 	Next     string // of the login's form
 	Now      time.Time
+	every    time.Duration
 }
 
 type notice struct {
@@ -81,8 +85,8 @@ func (s *Server) make(r *http.Request, make viewer) (*frame, error) {
 		return nil, err
 	}
 	return &frame{
-		Title: found.title, Section: found.section, User: v.user.Name, CSRF: v.csrf, Status: http.StatusOK,
-		Notices: s.notices(), Template: found.template, Data: found.data, Query: r.URL.Query(), Now: time.Now(),
+		Title: found.title, Section: found.section, User: v.user.Username, CSRF: v.csrf, Status: http.StatusOK,
+		Notices: s.notices(), Template: found.template, Data: found.data, Query: r.URL.Query(), Now: time.Now(), every: cmp.Or(found.every, refreshInterval),
 	}, nil
 }
 
@@ -185,11 +189,12 @@ func (s *Server) stream(w http.ResponseWriter, r *http.Request, make viewer) {
 	var last []byte
 	var version [3]int64
 	var madeAt time.Time
+	every := refreshInterval
 	ticker := time.NewTicker(lookInterval)
 	defer ticker.Stop()
 	for {
 		now := time.Now()
-		if changed := s.version(); now.Sub(madeAt) >= refreshInterval || changed != version && now.Sub(madeAt) >= streamInterval {
+		if changed := s.version(); now.Sub(madeAt) >= every || changed != version && now.Sub(madeAt) >= streamInterval {
 			version, madeAt = changed, now
 			f, err := s.make(r, make)
 			if err != nil && !begun {
@@ -201,6 +206,7 @@ func (s *Server) stream(w http.ResponseWriter, r *http.Request, make viewer) {
 				_ = connection.Flush()
 				return
 			}
+			every = f.every
 			part, err := s.render("view", f)
 			if err != nil {
 				s.o.Logger.Error(err, "cannot make a page")

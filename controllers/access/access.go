@@ -40,11 +40,7 @@ const (
 var ErrUnauthenticated = errors.New("the API server does not accept the token")
 
 // User is somebody whom the API server, or somebody trusted, has named.
-type User struct {
-	Name, UID string
-	Groups    []string
-	Extra     map[string][]string
-}
+type User = authenticationv1.UserInfo
 
 // Attempt is what somebody wants to do with resources of the group weir.dev.
 // Namespace "" is all of them, Name "" any.
@@ -88,12 +84,7 @@ func (r *Reviewer) Identify(ctx context.Context, token string) (*User, error) {
 		if !review.Status.Authenticated {
 			return answer{}, nil
 		}
-		named := review.Status.User
-		user := &User{Name: named.Username, UID: named.UID, Groups: named.Groups, Extra: map[string][]string{}}
-		for name, values := range named.Extra {
-			user.Extra[name] = values
-		}
-		return answer{user: user}, nil
+		return answer{user: &review.Status.User}, nil
 	})
 	if err == nil && found.user == nil {
 		err = ErrUnauthenticated
@@ -110,11 +101,11 @@ func (r *Reviewer) May(ctx context.Context, user *User, wanted Attempt) (bool, e
 	found, err := r.ask(ctx, sha256.Sum256(about), func(ctx context.Context) (answer, error) {
 		extra := map[string]authorizationv1.ExtraValue{}
 		for name, values := range user.Extra {
-			extra[name] = values
+			extra[name] = authorizationv1.ExtraValue(values)
 		}
 		review, err := r.api.AuthorizationV1().SubjectAccessReviews().Create(ctx, &authorizationv1.SubjectAccessReview{
 			Spec: authorizationv1.SubjectAccessReviewSpec{
-				User: user.Name, Groups: user.Groups, UID: user.UID, Extra: extra,
+				User: user.Username, Groups: user.Groups, UID: user.UID, Extra: extra,
 				ResourceAttributes: &authorizationv1.ResourceAttributes{
 					Group: v1alpha1.GroupVersion.Group, Version: v1alpha1.GroupVersion.Version, Resource: wanted.Resource,
 					Subresource: wanted.Subresource, Verb: wanted.Verb, Namespace: wanted.Namespace, Name: wanted.Name,

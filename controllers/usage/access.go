@@ -5,9 +5,7 @@ import (
 	"net/http"
 	"strings"
 
-	"k8s.io/client-go/kubernetes"
-
-	reviews "github.com/weir-dev/weir/controllers/access"
+	"github.com/weir-dev/weir/controllers/access"
 )
 
 // attempt is what somebody wants to do. An empty namespace is all, an empty
@@ -16,43 +14,40 @@ type attempt struct{ namespace, policy, verb, subresource string }
 
 func (a attempt) resource() string {
 	if a.subresource == "" {
-		return policiesResource
+		return "ratelimitpolicies"
 	}
-	return policiesResource + "/" + a.subresource
+	return "ratelimitpolicies/" + a.subresource
 }
 
-const policiesResource = "ratelimitpolicies"
+type asKey struct{}
 
-// access says who asks and whether they may.
-type access struct {
-	api *reviews.Reviewer
-	// authorities of client certificates; nil: none is accepted.
-	authorities *ClientAuthorities
-}
-
-func newAccess(api kubernetes.Interface, authorities *ClientAuthorities) *access {
-	return &access{reviews.New(api, 0), authorities}
+// As is a context of requests that are asked in the name of somebody whom the
+// caller, in this program, has identified.
+func As(ctx context.Context, user *access.User) context.Context {
+	return context.WithValue(ctx, asKey{}, user)
 }
 
 // who asks: whose bearer token it is or, without a token, whose client
-// certificate. reviews.ErrUnauthenticated: nobody known. Another error: the API
-// server did not say.
-func (a *access) who(r *http.Request) (*reviews.User, error) {
+// certificate. access.ErrUnauthenticated, or: the API server did not say.
+func (s *Server) who(r *http.Request) (*access.User, error) {
+	if user, ok := r.Context().Value(asKey{}).(*access.User); ok {
+		return user, nil
+	}
 	authorization := r.Header.Get("Authorization")
 	if authorization == "" && r.TLS != nil && len(r.TLS.PeerCertificates) > 0 {
-		return a.authorities.user(r.TLS.PeerCertificates)
+		return s.options.Authorities.subject(r.TLS.PeerCertificates)
 	}
 	scheme, token, _ := strings.Cut(authorization, " ")
 	if !strings.EqualFold(scheme, "Bearer") {
-		return nil, reviews.ErrUnauthenticated
+		return nil, access.ErrUnauthenticated
 	}
-	return a.api.Identify(r.Context(), strings.TrimSpace(token))
+	return s.access.Identify(r.Context(), strings.TrimSpace(token))
 }
 
 // may says whether somebody may do something. An error: the API server did not
 // say.
-func (a *access) may(ctx context.Context, who *reviews.User, wanted attempt) (bool, error) {
-	return a.api.May(ctx, who, reviews.Attempt{
-		Namespace: wanted.namespace, Resource: policiesResource, Subresource: wanted.subresource, Name: wanted.policy, Verb: wanted.verb,
+func (s *Server) may(ctx context.Context, who *access.User, wanted attempt) (bool, error) {
+	return s.access.May(ctx, who, access.Attempt{
+		Namespace: wanted.namespace, Resource: "ratelimitpolicies", Subresource: wanted.subresource, Name: wanted.policy, Verb: wanted.verb,
 	})
 }

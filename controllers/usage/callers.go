@@ -87,11 +87,11 @@ func (s *Server) refusals(ctx context.Context, q *asked) (any, error) {
 
 // naming says how callers are named to whoever asks.
 func (s *Server) naming(ctx context.Context, q *asked) (func(identity string) Name, error) {
-	allowed, err := s.access.may(ctx, q.who, attempt{q.policy.Namespace, q.policy.Name, "get", "status"})
+	allowed, err := s.may(ctx, q.who, attempt{q.policy.Namespace, q.policy.Name, "get", "status"})
 	if err != nil {
 		return nil, s.unsaid(err)
 	}
-	if allowed {
+	if allowed && !s.options.HideNames {
 		return func(identity string) Name { return Name{Identity: &identity} }, nil
 	}
 	key, err := s.key.read(ctx, s.options.Key)

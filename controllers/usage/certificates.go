@@ -15,7 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	reviews "github.com/weir-dev/weir/controllers/access"
+	"github.com/weir-dev/weir/controllers/access"
 )
 
 // Where API servers publish by whose authority their users' certificates are. The
@@ -139,15 +139,15 @@ func (a *ClientAuthorities) verify(chain []*x509.Certificate) error {
 	return err
 }
 
-// user of a certificate, as the API server reads it. TLS has shown that the
+// subject of a certificate, as the API server reads it. TLS has shown that the
 // client has its key.
-func (a *ClientAuthorities) user(chain []*x509.Certificate) (*reviews.User, error) {
+func (a *ClientAuthorities) subject(chain []*x509.Certificate) (*access.User, error) {
 	// A connection may be older than what is known now, or the certificate over.
 	if err := a.verify(chain); err != nil || chain[0].Subject.CommonName == "" {
-		return nil, reviews.ErrUnauthenticated
+		return nil, access.ErrUnauthenticated
 	}
-	return &reviews.User{
-		Name:   chain[0].Subject.CommonName,
-		Groups: slices.Concat(chain[0].Subject.Organization, []string{"system:authenticated"}),
+	return &access.User{
+		Username: chain[0].Subject.CommonName,
+		Groups:   slices.Concat(chain[0].Subject.Organization, []string{"system:authenticated"}),
 	}, nil
 }

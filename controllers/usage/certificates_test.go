@@ -20,7 +20,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	reviews "github.com/weir-dev/weir/controllers/access"
+	"github.com/weir-dev/weir/controllers/access"
 )
 
 // issuer of certificates.
@@ -106,16 +106,16 @@ func TestClientCertificates(t *testing.T) {
 		if err := authorities.VerifyPeer(raw, nil); (err == nil) != test.known {
 			t.Errorf("%s: in the handshake %v, want accepted %v", test.reason, err, test.known)
 		}
-		found, err := authorities.user(chain)
-		if test.known != (err == nil) || err != nil && !errors.Is(err, reviews.ErrUnauthenticated) {
+		found, err := authorities.subject(chain)
+		if test.known != (err == nil) || err != nil && !errors.Is(err, access.ErrUnauthenticated) {
 			t.Errorf("%s: as a user %v, want accepted %v", test.reason, err, test.known)
 		}
-		if test.known && (found.Name != "alice" || !slices.Equal(found.Groups, []string{"desk", "night", "system:authenticated"})) {
-			t.Errorf("%s: is %+v", test.reason, found)
+		if test.known && (found.Username != "alice" || !slices.Equal(found.Groups, []string{"desk", "night", "system:authenticated"})) {
+			t.Errorf("%s: is %+v", test.reason, *found)
 		}
 	}
 	nameless := issue(t, root, "", nil)
-	if _, err := authorities.user([]*x509.Certificate{nameless.certificate}); !errors.Is(err, reviews.ErrUnauthenticated) {
+	if _, err := authorities.subject([]*x509.Certificate{nameless.certificate}); !errors.Is(err, access.ErrUnauthenticated) {
 		t.Errorf("one without a name: %v, want it to prove nothing", err)
 	}
 	large := issue(t, root, "alice", func(c *x509.Certificate) {
@@ -140,7 +140,7 @@ func TestClientAuthoritiesAreKept(t *testing.T) {
 		t.Helper()
 		authorities.Refresh(t.Context())
 		alice := issue(t, by, "alice", nil)
-		_, err := authorities.user([]*x509.Certificate{alice.certificate})
+		_, err := authorities.subject([]*x509.Certificate{alice.certificate})
 		return err == nil
 	}
 	if accepts(first) {
@@ -149,7 +149,7 @@ func TestClientAuthoritiesAreKept(t *testing.T) {
 	if err := authorities.VerifyPeer([][]byte{issue(t, first, "alice", nil).certificate.Raw}, nil); err != nil {
 		t.Errorf("refused while nothing is published: %v", err)
 	}
-	if _, err := (*ClientAuthorities)(nil).user([]*x509.Certificate{first.certificate}); !errors.Is(err, reviews.ErrUnauthenticated) {
+	if _, err := (*ClientAuthorities)(nil).subject([]*x509.Certificate{first.certificate}); !errors.Is(err, access.ErrUnauthenticated) {
 		t.Errorf("without authorities: %v", err)
 	}
 	store.text, store.err = first.text(), nil

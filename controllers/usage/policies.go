@@ -51,6 +51,15 @@ func (s *Server) policies(ctx context.Context, q *asked) (any, error) {
 	return found, nil
 }
 
+// Happening are policies with what happens at them, for somebody who may list
+// them; missing says why there are no rates and series.
+func (s *Server) Happening(ctx context.Context, policies []*v1alpha1.RateLimitPolicy) (found []Policy, missing string) {
+	for _, policy := range policies {
+		found = append(found, policyOf(policy))
+	}
+	return found, s.addRates(ctx, found, true)
+}
+
 // nameOf a policy, by which they are listed.
 func nameOf(policy *v1alpha1.RateLimitPolicy) string { return policy.Namespace + "/" + policy.Name }
 

@@ -19,7 +19,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/weir-dev/weir/api/v1alpha1"
-	reviews "github.com/weir-dev/weir/controllers/access"
+	"github.com/weir-dev/weir/controllers/access"
 	"github.com/weir-dev/weir/sidecar/limiter"
 	"github.com/weir-dev/weir/sidecar/ruleset"
 )
@@ -40,7 +40,9 @@ type Options struct {
 	Store func() *ruleset.Store
 	// Key makes callers' pseudonyms; the same at every replica.
 	Key func(context.Context) ([]byte, error)
-	// Authorities of people's client certificates.
+	// HideNames gives everybody pseudonyms.
+	HideNames bool
+	// Authorities of people's client certificates; nil: none is accepted.
 	Authorities *ClientAuthorities
 	Logger      logr.Logger
 }
@@ -55,7 +57,7 @@ const (
 // Server answers at Paths.
 type Server struct {
 	options Options
-	access  *access
+	access  *access.Reviewer
 	limiter *limiter.Limiter
 	// busy has a value for each request under way of somebody who may.
 	busy    chan struct{}
@@ -67,7 +69,7 @@ type Server struct {
 // New returns a Server. It reaches Redis when it is asked.
 func New(options Options) *Server {
 	s := &Server{
-		options: options, access: newAccess(options.API, options.Authorities), busy: make(chan struct{}, maxAtOnce), mux: http.NewServeMux(),
+		options: options, access: access.New(options.API, 0), busy: make(chan struct{}, maxAtOnce), mux: http.NewServeMux(),
 		limiter: limiter.New(limiter.Options{Logger: slog.New(slog.DiscardHandler)}), // the operator looks after the store elsewhere
 	}
 	for _, r := range routes {
@@ -117,7 +119,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // asked is a request of somebody who may.
 type asked struct {
 	*http.Request
-	who *reviews.User
+	who *access.User
 	// policy that the path names; nil: none.
 	policy *v1alpha1.RateLimitPolicy
 }
@@ -154,26 +156,26 @@ func (s *Server) serve(r *http.Request, to *route) (any, error) {
 	}
 	found, err := to.do(s, ctx, q)
 	if failed := new(failure); err != nil && !errors.As(err, &failed) {
-		s.options.Logger.Error(err, "cannot answer", "user", q.who.Name, "verb", wanted.verb, "resource", wanted.resource(), "namespace", wanted.namespace, "policy", wanted.policy)
+		s.options.Logger.Error(err, "cannot answer", "user", q.who.Username, "verb", wanted.verb, "resource", wanted.resource(), "namespace", wanted.namespace, "policy", wanted.policy)
 	}
 	return found, err
 }
 
 // admit finds the policy for somebody who may.
 func (s *Server) admit(ctx context.Context, r *http.Request, wanted attempt) (*asked, error) {
-	who, err := s.access.who(r)
-	if errors.Is(err, reviews.ErrUnauthenticated) {
+	who, err := s.who(r)
+	if errors.Is(err, access.ErrUnauthenticated) {
 		return nil, problem(http.StatusUnauthorized, "A bearer token that this cluster's API server accepts is required, such as kubectl create token makes, or a client certificate that it accepts.")
 	}
 	if err != nil {
 		return nil, s.unsaid(err)
 	}
-	allowed, err := s.access.may(ctx, who, wanted)
+	allowed, err := s.may(ctx, who, wanted)
 	if err != nil {
 		return nil, s.unsaid(err)
 	}
 	if !allowed {
-		s.options.Logger.Info("refused", "user", who.Name, "verb", wanted.verb, "resource", wanted.resource(), "namespace", wanted.namespace, "policy", wanted.policy)
+		s.options.Logger.Info("refused", "user", who.Username, "verb", wanted.verb, "resource", wanted.resource(), "namespace", wanted.namespace, "policy", wanted.policy)
 		return nil, forbidden(who, wanted)
 	}
 	q := &asked{Request: r, who: who}
@@ -198,7 +200,7 @@ func (s *Server) unsaid(err error) error {
 }
 
 // forbidden says which rule would allow it.
-func forbidden(who *reviews.User, wanted attempt) error {
+func forbidden(who *access.User, wanted attempt) error {
 	of, where, kind := "", "in all namespaces", "ClusterRole"
 	if wanted.policy != "" {
 		of = " of " + wanted.policy
@@ -211,7 +213,7 @@ func forbidden(who *reviews.User, wanted attempt) error {
 		where, kind, hint = "in namespace "+wanted.namespace, "Role", ""
 	}
 	return problem(http.StatusForbidden, "User %s may not %s %s%s %s: a %s has to allow it (apiGroups [weir.dev], resources [%s], verbs [%s])%s.",
-		who.Name, wanted.verb, wanted.resource(), of, where, kind, wanted.resource(), wanted.verb, hint)
+		who.Username, wanted.verb, wanted.resource(), of, where, kind, wanted.resource(), wanted.verb, hint)
 }
 
 // answer writes what was found, or why not.

@@ -40,7 +40,7 @@ func (s *Server) usage(ctx context.Context, q *asked) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.options.Logger.Info(q.who.Name+" read the usage of "+hashed(identity), "namespace", q.policy.Namespace, "policy", q.policy.Name)
+	s.options.Logger.Info(q.who.Username+" read the usage of "+hashed(identity), "namespace", q.policy.Namespace, "policy", q.policy.Name)
 	return s.usageOf(ctx, q.policy, identity)
 }
 
@@ -101,10 +101,10 @@ func (s *Server) reset(ctx context.Context, q *asked) (any, error) {
 	}
 	err = s.limiter.Reset(ctx, takeOf(q.policy, identity, limits))
 	if err != nil { // it may have done it
-		s.audit(q, EventReset, "Reset", "%s tried to empty the windows of %s: %v", q.who.Name, hashed(identity), err)
+		s.audit(q, EventReset, "Reset", "%s tried to empty the windows of %s: %v", q.who.Username, hashed(identity), err)
 		return nil, s.unanswered(err)
 	}
-	s.audit(q, EventReset, "Reset", "%s emptied the windows of %s", q.who.Name, hashed(identity))
+	s.audit(q, EventReset, "Reset", "%s emptied the windows of %s", q.who.Username, hashed(identity))
 	// Sidecars are told afterwards: what they ask from then on meets empty windows.
 	at := metav1.NowMicro()
 	err = s.edit(ctx, q.policy, func(status *v1alpha1.RateLimitPolicyStatus) error {
@@ -112,7 +112,7 @@ func (s *Server) reset(ctx context.Context, q *asked) (any, error) {
 		if excess := len(status.Resets) + 1 - v1alpha1.MaxResets; excess > 0 {
 			status.Resets = slices.Delete(status.Resets, 0, excess) // the oldest are told already
 		}
-		status.Resets = append(status.Resets, v1alpha1.Reset{Identity: identity, At: at, By: shortened(q.who.Name, maxUserBytes)})
+		status.Resets = append(status.Resets, v1alpha1.Reset{Identity: identity, At: at, By: shortened(q.who.Username, maxUserBytes)})
 		return nil
 	})
 	if err != nil {
@@ -130,7 +130,7 @@ func (s *Server) grant(ctx context.Context, q *asked) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	granted.By = shortened(q.who.Name, maxUserBytes)
+	granted.By = shortened(q.who.Username, maxUserBytes)
 	if limits, _ := limitsOf(q.policy, granted.Identity, time.Now()); len(limits) == 0 {
 		return nil, problem(http.StatusConflict, "The policy limits nothing for this caller: there is nothing to grant.")
 	}
@@ -146,7 +146,7 @@ func (s *Server) grant(ctx context.Context, q *asked) (any, error) {
 		return nil, err
 	}
 	s.audit(q, EventGranted, "Grant", "%s granted %s %d requests more in each window until %s (%s)",
-		q.who.Name, hashed(granted.Identity), granted.Requests, granted.Until.UTC().Format(time.RFC3339), cmp.Or(granted.Reason, "no reason given"))
+		q.who.Username, hashed(granted.Identity), granted.Requests, granted.Until.UTC().Format(time.RFC3339), cmp.Or(granted.Reason, "no reason given"))
 	return Grant{granted.Identity, granted.Requests, granted.Until, granted.By, granted.Reason}, nil
 }
 
@@ -166,7 +166,7 @@ func (s *Server) revoke(ctx context.Context, q *asked) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.audit(q, EventRevoked, "Revoke", "%s ended the grant of %s", q.who.Name, hashed(identity))
+	s.audit(q, EventRevoked, "Revoke", "%s ended the grant of %s", q.who.Username, hashed(identity))
 	return grantsOf(q.policy, time.Now()), nil
 }
 

@@ -213,7 +213,7 @@ func (w *world) person(namespace, name string, everywhere bool, rules map[string
 // admin may everything that the page shows and does.
 func (w *world) admin() string {
 	return w.person("default", "admin-"+fmt.Sprint(time.Now().UnixNano()), true, map[string][]string{
-		"ratelimitpolicies": {"list"}, "ratelimitpolicies/status": {"get"}, "ratelimitpolicies/usage": {"get"},
+		"ratelimitpolicies": {"get", "list"}, "ratelimitpolicies/status": {"get"}, "ratelimitpolicies/usage": {"get", "list"},
 		"ratelimitpolicies/resets": {"create"}, "ratelimitpolicies/grants": {"create", "list", "delete"},
 		"periodictasks": {"list"}, "periodictasks/runs": {"get", "create", "delete"},
 	})
