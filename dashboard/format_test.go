@@ -43,7 +43,7 @@ func TestPlotsSayWhatTheyShow(t *testing.T) {
 		points = append(points, point{now.Add(time.Duration(i-600) * time.Second), float64(i % 50)})
 	}
 	drawn := string(plot(`<b>"Waiting"`, points, time.Hour, now, func(n float64) string { return number(int(n)) }))
-	if !strings.Contains(drawn, `aria-label="&lt;b&gt;&#34;Waiting&#34; in 10 min 0 s: now 49, at most 49"`) || strings.Contains(drawn, "NaN") || strings.Contains(drawn, "style=") {
+	if !strings.Contains(drawn, `aria-label="&lt;b&gt;&#34;Waiting&#34; in 10 min: now 49, at most 49"`) || strings.Contains(drawn, "NaN") || strings.Contains(drawn, "style=") {
 		t.Errorf("got %s", drawn)
 	}
 	for _, few := range [][]point{nil, points[:1]} {

@@ -64,6 +64,24 @@ var obeyed = map[string]struct {
 	"operator.podDisruptionBudget.enabled":        {to: "false"},
 	"operator.podDisruptionBudget.maxUnavailable": {to: "50%", shows: "maxUnavailable: 50%"},
 
+	"dashboard.enabled":                {to: "true", shows: "- --broker-ca-file=/etc/weir/broker/ca.crt\n        ports:\n        - {name: http, containerPort: 5555}"},
+	"dashboard.replicas":               {to: "4", with: page("dashboard.sessionKeySecret=k"), shows: "replicas: 4"},
+	"dashboard.tlsSecret":              {to: "mine", with: page(), shows: "secret: {secretName: mine}"},
+	"dashboard.behindTLS":              {to: "true", with: page(), shows: "- --behind-tls"},
+	"dashboard.sessionKeySecret":       {to: "mine", with: page(), shows: "secret: {secretName: mine}"},
+	"dashboard.hideCallers":            {to: "true", with: page(), shows: "- --hide-callers"},
+	"dashboard.forwarded.userHeader":   {to: "X-User", with: page("dashboard.forwarded.secret=proxy"), shows: "- --forwarded-user-header=X-User"},
+	"dashboard.forwarded.groupsHeader": {to: "X-Groups", with: page(), shows: "- --forwarded-groups-header=X-Groups"},
+	"dashboard.forwarded.secret":       {to: "mine", with: page("dashboard.forwarded.userHeader=X-User"), shows: "secret: {secretName: mine}"},
+	"dashboard.from":                   {to: `[{"podSelector":{"matchLabels":{"app":"ingress"}}}]`, with: page("networkPolicy.enabled=true"), shows: "app: ingress"},
+	"dashboard.resources":              {to: `{"limits":{"memory":"2Gi"}}`, with: page(), shows: "memory: 2Gi"},
+	"dashboard.nodeSelector":           {to: `{"disk":"ssd"}`, with: page(), shows: "nodeSelector:\n        disk: ssd"},
+	"dashboard.tolerations":            {to: `[{"key":"weir"}]`, with: page(), shows: "tolerations:\n      - key: weir"},
+	"dashboard.affinity":               {to: `{"podAffinity":{}}`, with: page(), shows: "affinity:\n        podAffinity: {}"},
+	"dashboard.priorityClassName":      {to: "high", with: page(), shows: "priorityClassName: high"},
+	"dashboard.podLabels":              {to: `{"team":"a"}`, with: page(), shows: "        team: a\n"},
+	"dashboard.podAnnotations":         {to: `{"team":"a"}`, with: page(), shows: "        team: a\n"},
+
 	"webhook.failurePolicy":      {to: "Ignore", with: []string{"operator.replicas=1"}, shows: "failurePolicy: Ignore"},
 	"webhook.timeoutSeconds":     {to: "2", shows: "timeoutSeconds: 2"},
 	"webhook.excludedNamespaces": {to: `["istio-system"]`, shows: `"weir-system","istio-system"]`},
@@ -97,6 +115,9 @@ var obeyed = map[string]struct {
 	"monitoring.dashboards.labels":         {to: `{"grafana":"yes"}`, with: []string{"monitoring.dashboards.enabled=true"}, shows: `grafana: "yes"`},
 	"monitoring.dashboards.annotations":    {to: `{"folder":"Weir"}`, with: []string{"monitoring.dashboards.enabled=true"}, shows: "folder: Weir"},
 }
+
+// page are values with the dashboard.
+func page(more ...string) []string { return append([]string{"dashboard.enabled=true"}, more...) }
 
 const (
 	digest = "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
