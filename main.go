@@ -292,7 +292,7 @@ func wire(ctx context.Context, mgr ctrl.Manager, direct client.Client, keeper *c
 		Logger: ctrl.Log.WithName("usage"),
 	})
 	server, err := link.New(link.Options{
-		Address:          ":" + strconv.Itoa(o.linkPort),
+		Address: ":" + strconv.Itoa(o.linkPort),
 		TLS: &tls.Config{
 			GetCertificate: keeper.GetCertificate, MinVersion: tls.VersionTLS13,
 			// People may have one; sidecars have tokens.
