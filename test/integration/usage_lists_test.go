@@ -105,17 +105,18 @@ var _ = Describe("usage's lists", Ordered, func() {
 		next := ""
 		for pages := 1; ; pages++ {
 			var page usage.Policies
-			ask(follower, reader, "/v1/policies?limit=3&series=true&namespace="+namespace+"&continue="+next, "Policies", &page)
+			ask(follower, reader, "/v1/policies?limit=3&series=true&namespace="+namespace+next, "Policies", &page)
 			Expect(page.Missing).To(BeEmpty())
 			for _, policy := range page.Policies {
 				names = append(names, policy.Policy)
 				Expect(policy.Rates).NotTo(BeNil())
 				Expect(policy.Hour.Admitted).To(HaveLen(60))
 			}
-			if next = page.Continue; next == "" {
+			if page.Continue == "" {
 				Expect(pages).To(Equal(2))
 				break
 			}
+			next = "&continue=" + page.Continue
 		}
 		Expect(names).To(Equal([]string{"openai", "spotify", "steam", "youtube"}))
 	})
