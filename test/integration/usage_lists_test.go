@@ -125,7 +125,7 @@ var _ = Describe("usage's lists", Ordered, func() {
 		var found usage.Policy
 		Eventually(func(g Gomega) { // the status, and the cache
 			ask(leader, reader, usage.Prefix+namespace+"/spotify", "Policy", &found)
-			g.Expect(found.State).To(Equal("NoPods"))
+			g.Expect(found.State).To(Equal("Ready"))
 		}).Should(Succeed())
 		Expect(found.Limits).To(Equal([]usage.Quota{{Requests: 3, Window: metav1.Duration{Duration: time.Minute}}}))
 		Expect(found.Conditions).To(HaveLen(4))
@@ -165,6 +165,7 @@ var _ = Describe("usage's lists", Ordered, func() {
 			Expect(hidden.Callers[i].Pseudonym).To(And(HavePrefix("caller-"), Equal(again.Callers[i].Pseudonym)))
 		}
 		Expect(hidden.Callers[0].Pseudonym).NotTo(Equal(hidden.Callers[1].Pseudonym))
+		again = usage.Callers{}
 		ask(leader, reader, usage.Prefix+namespace+"/spotify/callers?limit=2&continue="+hidden.Continue, "Callers", &again)
 		Expect(again.Callers).To(HaveLen(1))
 		Expect(again.Continue).To(BeEmpty())
@@ -178,6 +179,7 @@ var _ = Describe("usage's lists", Ordered, func() {
 		Expect(first.Pod).To(Equal("web-1"))
 		Expect(first.Requests).To(Equal(int64(3)))
 		Expect(first.Frees.Sub(first.At)).To(Equal(time.Minute))
+		refused = usage.Refusals{}
 		ask(follower, reader, usage.Prefix+namespace+"/spotify/refusals", "Refusals", &refused)
 		Expect(refused.Refusals[0].Name.Pseudonym).To(Equal(hidden.Callers[1].Pseudonym))
 	})
