@@ -296,6 +296,58 @@ func TestTakesBringEndedLeasesAlong(t *testing.T) {
 	}
 }
 
+// A log lives for as long as a lease in it counts, also when the lease that ends
+// last is given back while the clock is behind the log's time.
+func TestLogOutlivesItsLeases(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	f := newFleet(t, server.URL(), 1)
+	f.now = epoch / 3_750_000 * 3_750_000 // lifetimes begin anew
+	f.now += 1_000
+	b, quotas, start := f.limiters[0].backend, mustQuotas(t, []Take{perMinute("u", 3000)}), f.now
+	length := (10 * time.Second).Nanoseconds()
+	lease := func() *command {
+		c := &command{verb: verbTake, id: newID(), quotas: quotas, want: 100, length: length, deadline: time.Now().Add(patience)}
+		if err := b.alone().call([]*command{c}); err != nil || c.reply[1] != 100 {
+			t.Fatalf("reply %v, error %v, want a lease of 100", c.reply, err)
+		}
+		return c
+	}
+	lease()
+	f.now += 500_000
+	last := lease()
+	f.now -= 1_000 // it steps back
+	b.settle([]*command{last.unused()})
+	leaves := start + length/1000 + 60_000_000 // of the first lease, at the earliest
+	if lives := f.now + server.Client().PTTL(t.Context(), quotas[0].key).Val().Microseconds(); lives < leaves {
+		t.Errorf("the log ends %v before its lease leaves the window", micros(leaves-lives))
+	}
+}
+
+// Refusals that were asked for at the same time are one: only one that is asked for
+// when it has run out is for longer.
+func TestRefusalsAtTheSameTimeAreOne(t *testing.T) {
+	t.Parallel()
+	f, take := newFleet(t, redistest.Start(t).URL(), 1), perMinute("u", 200)
+	for f.take(t, 0, take) {
+	}
+	memory := f.limiters[0].backend.memory
+	memory.forget()
+	for _, want := range []time.Duration{time.Second, 2 * time.Second, 4 * time.Second, 10 * time.Second, 20 * time.Second} {
+		for range 3 {
+			c := newCall(t.Context(), f.limiters[0].backend, []Take{take}, mustQuotas(t, []Take{take}))
+			f.now += 10
+			if d, err := c.take(); err != nil || d.Admitted {
+				t.Fatalf("%+v, error %v, want refused", d, err)
+			}
+			if lasts := time.Duration(memory.entryOf(take).until - f.now*1000); lasts != want {
+				t.Errorf("refused for %v, want %v", lasts, want)
+			}
+		}
+		f.now += want.Microseconds()
+	}
+}
+
 // A refusal that others' leases may end is asked for again sooner, but ever less so.
 func TestRefusalsAreRemembered(t *testing.T) {
 	t.Parallel()
