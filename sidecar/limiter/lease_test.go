@@ -1,6 +1,7 @@
 package limiter
 
 import (
+	"context"
 	"fmt"
 	"testing"
 	"time"
@@ -253,6 +254,41 @@ func TestUnusedLeasesAreGivenBackAfterALostReply(t *testing.T) {
 		if n := units(t, server.Client(), quotas[0].key); n != 1 {
 			t.Errorf("settled: %d units, want 1", n)
 		}
+	}
+}
+
+// A take whose caller gives up while it waits is still asked for: the lease that it
+// then has is given back after that, not before.
+func TestLeaseOfATakeThatIsGivenUpIsGivenBack(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	f, take := newFleet(t, server.URL(), 1), perMinute("u", 3000)
+	b, takes := f.limiters[0].backend, []Take{take}
+	quotas := mustQuotas(t, takes)
+	given := &command{verb: verbTake, id: newID(), quotas: quotas, want: 100, length: int64(time.Second), deadline: time.Now().Add(patience)}
+	b.batch.flying = 1 // another batch is on the way
+	ctx, cancel := context.WithCancel(t.Context())
+	returned := make(chan error)
+	go func() { returned <- b.batch.do(ctx, given) }()
+	next := func() []*command {
+		b.batch.mu.Lock()
+		defer b.batch.mu.Unlock()
+		if len(b.batch.waiting) == 0 {
+			return nil
+		}
+		return b.batch.next()
+	}
+	var batch []*command
+	eventually(t, "the take waits", func() bool { batch = next(); return batch != nil })
+	cancel()
+	if err := <-returned; err == nil {
+		t.Fatal("a take that was given up is admitted")
+	}
+	b.memory.failed(takes, request{want: given.want, hash: b.memory.hash(takes)}, given)
+	b.batch.fly(batch)
+	b.settle(b.memory.unsettled())
+	if n := units(t, server.Client(), quotas[0].key); n != 1 {
+		t.Errorf("%d units are counted, want the 1 that was asked for", n)
 	}
 }
 

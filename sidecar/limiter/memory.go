@@ -335,7 +335,9 @@ func (m *memory) failed(takes []Take, r request, c *command) {
 		return
 	}
 	if c.want > 0 { // else it was asked again without a lease
-		m.later(c.unused())
+		unused := c.unused()
+		unused.alone = true // the next takes may pass the one that is given up
+		m.later(unused)
 	}
 	s, e := m.at(r.hash)
 	defer s.mu.Unlock()
