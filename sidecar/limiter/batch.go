@@ -28,7 +28,7 @@ type command struct {
 	// take.lua for how the other verbs use it.
 	want, length int64
 	uses         []use // of a lease that is settled, or of what is noted
-	// alone: it went along with takes in vain, and is not to do so again.
+	// alone: it is not to go along with takes, since it did so in vain or may be too early.
 	alone bool
 	// deadline of the answer.
 	deadline time.Time

@@ -1,6 +1,7 @@
 package limiter
 
 import (
+	"context"
 	"fmt"
 	"testing"
 	"time"
@@ -256,6 +257,41 @@ func TestUnusedLeasesAreGivenBackAfterALostReply(t *testing.T) {
 	}
 }
 
+// A take whose caller gives up while it waits is still asked for: the lease that it
+// then has is given back after that, not before.
+func TestLeaseOfATakeThatIsGivenUpIsGivenBack(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	f, take := newFleet(t, server.URL(), 1), perMinute("u", 3000)
+	b, takes := f.limiters[0].backend, []Take{take}
+	quotas := mustQuotas(t, takes)
+	given := &command{verb: verbTake, id: newID(), quotas: quotas, want: 100, length: int64(time.Second), deadline: time.Now().Add(patience)}
+	b.batch.flying = 1 // another batch is on the way
+	ctx, cancel := context.WithCancel(t.Context())
+	returned := make(chan error)
+	go func() { returned <- b.batch.do(ctx, given) }()
+	next := func() []*command {
+		b.batch.mu.Lock()
+		defer b.batch.mu.Unlock()
+		if len(b.batch.waiting) == 0 {
+			return nil
+		}
+		return b.batch.next()
+	}
+	var batch []*command
+	eventually(t, "the take waits", func() bool { batch = next(); return batch != nil })
+	cancel()
+	if err := <-returned; err == nil {
+		t.Fatal("a take that was given up is admitted")
+	}
+	b.memory.failed(takes, request{want: given.want, hash: b.memory.hash(takes)}, given)
+	b.batch.fly(batch)
+	b.settle(b.memory.unsettled())
+	if n := units(t, server.Client(), quotas[0].key); n != 1 {
+		t.Errorf("%d units are counted, want the 1 that was asked for", n)
+	}
+}
+
 // The next take brings along what other callers' leases were used for. A log that
 // Redis cannot read is not that take's fault.
 func TestTakesBringEndedLeasesAlong(t *testing.T) {
@@ -293,6 +329,58 @@ func TestTakesBringEndedLeasesAlong(t *testing.T) {
 		if n := len(memory.unsettled()); (n == 1) != broken || n > 1 {
 			t.Errorf("broken %t: %d leases wait to be settled", broken, n)
 		}
+	}
+}
+
+// A log lives for as long as a lease in it counts, also when the lease that ends
+// last is given back while the clock is behind the log's time.
+func TestLogOutlivesItsLeases(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	f := newFleet(t, server.URL(), 1)
+	f.now = epoch / 3_750_000 * 3_750_000 // lifetimes begin anew
+	f.now += 1_000
+	b, quotas, start := f.limiters[0].backend, mustQuotas(t, []Take{perMinute("u", 3000)}), f.now
+	length := (10 * time.Second).Nanoseconds()
+	lease := func() *command {
+		c := &command{verb: verbTake, id: newID(), quotas: quotas, want: 100, length: length, deadline: time.Now().Add(patience)}
+		if err := b.alone().call([]*command{c}); err != nil || c.reply[1] != 100 {
+			t.Fatalf("reply %v, error %v, want a lease of 100", c.reply, err)
+		}
+		return c
+	}
+	lease()
+	f.now += 500_000
+	last := lease()
+	f.now -= 1_000 // it steps back
+	b.settle([]*command{last.unused()})
+	leaves := start + length/1000 + 60_000_000 // of the first lease, at the earliest
+	if lives := f.now + server.Client().PTTL(t.Context(), quotas[0].key).Val().Microseconds(); lives < leaves {
+		t.Errorf("the log ends %v before its lease leaves the window", micros(leaves-lives))
+	}
+}
+
+// Refusals that were asked for at the same time are one: only one that is asked for
+// when it has run out is for longer.
+func TestRefusalsAtTheSameTimeAreOne(t *testing.T) {
+	t.Parallel()
+	f, take := newFleet(t, redistest.Start(t).URL(), 1), perMinute("u", 200)
+	for f.take(t, 0, take) {
+	}
+	memory := f.limiters[0].backend.memory
+	memory.forget()
+	for _, want := range []time.Duration{time.Second, 2 * time.Second, 4 * time.Second, 10 * time.Second, 20 * time.Second} {
+		for range 3 {
+			c := newCall(t.Context(), f.limiters[0].backend, []Take{take}, mustQuotas(t, []Take{take}))
+			f.now += 10
+			if d, err := c.take(); err != nil || d.Admitted {
+				t.Fatalf("%+v, error %v, want refused", d, err)
+			}
+			if lasts := time.Duration(memory.entryOf(take).until - f.now*1000); lasts != want {
+				t.Errorf("refused for %v, want %v", lasts, want)
+			}
+		}
+		f.now += want.Microseconds()
 	}
 }
 

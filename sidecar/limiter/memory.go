@@ -59,7 +59,8 @@ type entry struct {
 	lease  *lease
 	want   int64
 	asking bool
-	// refused so often one after the other, while others held leases or did not.
+	// refused again so often, each time when that before had run out, while others
+	// held leases or did not.
 	leased  bool
 	refused uint8
 	// states of the quotas at a time; refused until another.
@@ -310,19 +311,20 @@ func (e *entry) hear(asked, now int64, d Decision, leased bool) {
 		q := &d.Quotas[i]
 		e.states[i] = state{q.Remaining, q.Reset, q.RetryAfter}
 	}
-	e.at, e.until = now, 0
-	if d.Admitted || leased != e.leased {
-		e.refused = 0
-	}
-	if e.leased = leased; d.Admitted || d.RetryAfter <= 0 {
-		return
-	}
 	longest, doubled := maxDenial, uint8(denialDoubled)
 	if leased {
 		longest, doubled = maxLeasedDenial, leasedDenialDoubled
 	}
-	e.until = asked + int64(min(d.RetryAfter, longest<<e.refused))
-	e.refused = min(e.refused+1, doubled)
+	switch {
+	case d.Admitted || leased != e.leased:
+		e.refused = 0
+	case e.until > 0 && asked >= e.until: // others were asked for along with the one before
+		e.refused = min(e.refused+1, doubled)
+	}
+	e.at, e.until, e.leased = now, 0, leased
+	if !d.Admitted && d.RetryAfter > 0 {
+		e.until = asked + int64(min(d.RetryAfter, longest<<e.refused))
+	}
 }
 
 // failed notes that Redis did not answer a request. It may have granted a lease,
@@ -333,7 +335,9 @@ func (m *memory) failed(takes []Take, r request, c *command) {
 		return
 	}
 	if c.want > 0 { // else it was asked again without a lease
-		m.later(c.unused())
+		unused := c.unused()
+		unused.alone = true // the next takes may pass the one that is given up
+		m.later(unused)
 	}
 	s, e := m.at(r.hash)
 	defer s.mu.Unlock()

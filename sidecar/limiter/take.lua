@@ -345,7 +345,7 @@ local function seldom()
       parts[#parts + 1] = write6(slice - base, key.changed[slice])
     end
     parts[#parts + 1] = rep('\0', room * WEIGHT) .. char(room) .. write6(gone, key.count) .. write7(key.time)
-    local time = math.max(last * key.slice, key.time)
+    local time = math.max(slices[1] and last * key.slice or key.last, key.time) -- others may stand at the last one
     if whole then
       call('SET', key.name, table.concat(parts), 'PX', lives(key, time))
     else
