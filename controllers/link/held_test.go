@@ -379,6 +379,8 @@ func TestTheSilentHoldNoTurn(t *testing.T) {
 		"\x16\x03\x01\x00\x05\x01\x00\x05\xfc-",            // the first of several records
 		"\x16\x03\x01\x00\x05\x02\x00\x00\x01-",            // no hello
 		"\x16\x03\x01\xff\xff\x01\x00\x05\xfc",             // a record that is too long
+		"G",                                                // no TLS, or a little of it
+		"\x15\x03\x01\x00\x02",                             // an alert that does not come
 	} {
 		s.say(t, []byte(said))
 	}
@@ -395,6 +397,30 @@ func TestTheSilentHoldNoTurn(t *testing.T) {
 	}
 	if err := s.dial(t.Context()); err != nil {
 		t.Errorf("the turn was not given up: %v", err)
+	}
+}
+
+// Of hellos that go on, of which TLS keeps what there is, few are read at a time.
+func TestTheOddWaitForOneAnother(t *testing.T) {
+	t.Parallel()
+	s := newTurning(t, 1)
+	for range cap(s.odd) {
+		s.odd <- struct{}{}
+	}
+	conn := s.say(t, []byte("GET / HTTP/1.1\r\n\r\n"))
+	for range 3 {
+		if err := s.dial(t.Context()); err != nil {
+			t.Fatalf("beside many odd ones: %v", err)
+		}
+	}
+	_ = conn.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
+	if _, err := io.ReadAll(conn); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("one more was answered: %v", err)
+	}
+	<-s.odd
+	_ = conn.SetReadDeadline(time.Now().Add(10 * time.Second))
+	if _, err := io.ReadAll(conn); errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Error("it was not answered in its turn")
 	}
 }
 

@@ -79,9 +79,15 @@ func (c *limitedConn) endTurn() {
 // does once TLS has begun.
 type inTurn struct {
 	*limited
-	turns    chan struct{} // has a value for each handshake under way
+	turns chan struct{} // has a value for each handshake under way
+	// odd has a value for each connection that is greetedOdd: whoever says too
+	// little there keeps nobody waiting but others of the kind.
+	odd      chan struct{}
 	accepted chan accepted
 }
+
+// oddAtOnce bounds what TLS keeps of hellos that go on: up to 64 KiB each.
+const oddAtOnce = 64
 
 type accepted struct {
 	conn net.Conn
@@ -89,7 +95,7 @@ type accepted struct {
 }
 
 func takeTurns(listener *limited, atOnce int) *inTurn {
-	l := &inTurn{limited: listener, turns: make(chan struct{}, atOnce), accepted: make(chan accepted)}
+	l := &inTurn{limited: listener, turns: make(chan struct{}, atOnce), odd: make(chan struct{}, oddAtOnce), accepted: make(chan accepted)}
 	go l.acceptAll()
 	return l
 }
@@ -133,25 +139,25 @@ func (l *inTurn) line(conn *limitedConn) {
 	_ = conn.SetReadDeadline(time.Now().Add(requestTimeout))
 	greeted := untilHello(conn)
 	_ = conn.SetReadDeadline(time.Time{})
-	if greeted == greetedNot {
+	turns := l.turns
+	switch greeted {
+	case greetedNot:
+		_ = conn.Close()
+		return
+	case greetedOdd:
+		turns = l.odd
+	case greetedWhole:
+	}
+	select {
+	case turns <- struct{}{}:
+	case <-l.closed:
 		_ = conn.Close()
 		return
 	}
-	if greeted == greetedWhole {
-		select {
-		case l.turns <- struct{}{}:
-		case <-l.closed:
-			_ = conn.Close()
-			return
-		}
-		end := func() { <-l.turns }
-		conn.turn.Store(&end)
-		if hungUp(conn.Conn) { // what is computed for it would be lost
-			_ = conn.Close()
-			return
-		}
-	}
-	if !l.hand(accepted{conn: conn}) {
+	end := func() { <-turns }
+	conn.turn.Store(&end)
+	// For one that hung up, what is computed would be lost.
+	if hungUp(conn.Conn) || !l.hand(accepted{conn: conn}) {
 		_ = conn.Close()
 	}
 }
@@ -164,8 +170,7 @@ const (
 	greetedNot greeting = iota
 	// greetedWhole: all that is needed for an answer.
 	greetedWhole
-	// greetedOdd: something else, that might need more to be answered, and so
-	// has no turn.
+	// greetedOdd: something else, that might need more to be answered.
 	greetedOdd
 )
 
@@ -206,7 +211,7 @@ func helloIn(said []byte) (greeting, bool) {
 	const handshake, clientHello = 22, 1
 	switch {
 	case said[0] != handshake:
-		return greetedWhole, true // it is refused at once
+		return greetedOdd, true // it is refused, once there is a record's header
 	case len(said) < recordHeader+helloHeader:
 		return greetedNot, false
 	}
