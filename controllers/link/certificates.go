@@ -136,7 +136,7 @@ type leafRequest struct {
 
 // readCertificateRequest reads a bounded body in bounded time.
 func readCertificateRequest(w http.ResponseWriter, r *http.Request) (asked leafRequest, status int, err error) {
-	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(requestTimeout))
+	boundRead(w) // its token's review may have taken long
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxRequestBytes))
 	if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge {
 		return asked, http.StatusRequestEntityTooLarge, fmt.Errorf("The request is larger than %d bytes.", maxRequestBytes) //nolint:staticcheck // a sentence of an answer

@@ -206,14 +206,18 @@ func HasSidecar(pod *corev1.Pod) bool {
 	})
 }
 
-// readReport reads a bounded body in bounded time. It is decoded once it is
-// known whose it is.
+// inTime bounds reading a request, also what its handler leaves unread: net/http
+// reads that before it answers, and has no bound of its own.
+func inTime(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		boundRead(w)
+		next.ServeHTTP(w, r)
+	})
+}
+
+// readReport reads a bounded body. It is decoded once it is known whose it is.
 func readReport(w http.ResponseWriter, r *http.Request) (body []byte, status int, err error) {
-	connection := http.NewResponseController(w)
-	_ = connection.SetReadDeadline(time.Now().Add(requestTimeout))
 	body, err = io.ReadAll(http.MaxBytesReader(w, r.Body, maxReportBytes))
-	// The connection is read on while the request is held, to see it close.
-	_ = connection.SetReadDeadline(time.Time{})
 	if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge {
 		return nil, http.StatusRequestEntityTooLarge, fmt.Errorf("The report is larger than %d bytes.", maxReportBytes) //nolint:staticcheck // a sentence of an answer
 	}
@@ -235,9 +239,12 @@ func (s *Server) serveAcknowledgements(w http.ResponseWriter, r *http.Request, f
 		refuse(w, http.StatusBadRequest, "The parameter sequence is not a number.")
 		return
 	}
+	// The connection is read on meanwhile, to see it close.
+	_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
 	waiting, cancel := context.WithTimeout(r.Context(), s.options.Patience)
 	defer cancel()
 	next := s.options.Acknowledgements.after(waiting, r.URL.Query().Get("epoch"), sequence)
+	boundRead(w)
 	boundWrite(w)
 	w.Header().Set("Content-Type", "application/json")
 	_ = json.NewEncoder(w).Encode(next) // a peer that is gone asks again
@@ -256,6 +263,11 @@ func (c *complaints) due(now time.Time) bool {
 func refuse(w http.ResponseWriter, status int, sentence string) {
 	boundWrite(w)
 	http.Error(w, sentence, status)
+}
+
+// boundRead gives the rest of the request requestTimeout.
+func boundRead(w http.ResponseWriter) {
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(requestTimeout))
 }
 
 // boundWrite gives the answer requestTimeout.

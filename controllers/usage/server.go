@@ -112,7 +112,6 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	deadline := time.Now().Add(requestTimeout)
 	_ = connection.SetReadDeadline(deadline)
 	_ = connection.SetWriteDeadline(deadline)
-	defer func() { _ = connection.SetReadDeadline(time.Time{}) }()
 	s.mux.ServeHTTP(w, r)
 }
 

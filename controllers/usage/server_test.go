@@ -1,0 +1,49 @@
+package usage
+
+import (
+	"errors"
+	"io"
+	"net"
+	"net/http/httptest"
+	"os"
+	"testing"
+	"time"
+)
+
+// hasty is a listener for whose connections time runs a hundred times as fast.
+type hasty struct{ net.Listener }
+
+func (l hasty) Accept() (net.Conn, error) {
+	conn, err := l.Listener.Accept()
+	return hastyConn{conn}, err
+}
+
+type hastyConn struct{ net.Conn }
+
+func (c hastyConn) SetReadDeadline(at time.Time) error {
+	if left := time.Until(at); left > 0 {
+		at = time.Now().Add(left / 100)
+	}
+	return c.Conn.SetReadDeadline(at)
+}
+
+// A body that nobody reads, and that does not come, is not waited for.
+func TestNobodyStopsInARequest(t *testing.T) {
+	t.Parallel()
+	people := New(Options{})
+	t.Cleanup(people.Close)
+	server := httptest.NewUnstartedServer(people)
+	server.Listener = hasty{server.Listener}
+	server.Start()
+	t.Cleanup(server.Close)
+	conn, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", server.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	_, _ = io.WriteString(conn, "GET "+documentPath+" HTTP/1.1\r\nHost: weir\r\nContent-Length: 1\r\n\r\n")
+	_ = conn.SetReadDeadline(time.Now().Add(5 * time.Second))
+	if _, err := io.ReadAll(conn); errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Error("it is waited for")
+	}
+}
