@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/weir-dev/weir/sidecar/limiter"
 )
 
 // Report is what happened at a policy, at all its pods.
@@ -73,7 +75,9 @@ type Policy struct{ Namespace, Service string }
 type Rate struct{ Admitted, Limited, WithoutRedis float64 }
 
 const (
-	// maxTextBytes of an element that is read: a refusal with the longest names.
+	// Of what is read: maxDigits of a counter, and maxTextBytes of a refusal, with
+	// the longest names. A caller has limiter.MaxIdentityBytes.
+	maxDigits    = 20
 	maxTextBytes = 8 << 10
 	// rateBuckets are those that a Rate is the mean of, 10 s; lag is how long after
 	// its end a bucket has all counts.
@@ -202,7 +206,7 @@ var allSlots = func() []int64 {
 
 // arguments of the script, which reads those slots of the hashes.
 func arguments(hashes, sets int, wanted []int64) []any {
-	arguments := []any{hashes, sets, maxKept, maxRefusals, maxTextBytes}
+	arguments := []any{hashes, sets, maxKept, maxRefusals, maxDigits, limiter.MaxIdentityBytes, maxTextBytes}
 	for _, slot := range wanted {
 		for i := range counters {
 			arguments = append(arguments, fieldOf(slot, counters[i]))

@@ -472,6 +472,12 @@ func TestWhatOthersWroteIsBounded(t *testing.T) {
 		t.Errorf("found %+v", found)
 	}
 	client.FlushAll(ctx)
+	for _, length := range []int{limiter.MaxIdentityBytes, limiter.MaxIdentityBytes + 1} {
+		client.ZAdd(ctx, minuteKey(base, askedOf, minutes.bucket(now)), redis.Z{Score: 5, Member: huge[:length]})
+	}
+	if found := mustRead(t, client, "shop", "api", now); len(found.Callers) != 1 || len(found.Callers[0].Identity) != limiter.MaxIdentityBytes {
+		t.Errorf("found %d callers, want the one whose name a sidecar could tell", len(found.Callers))
+	}
 	for _, kind := range []func(string){
 		func(key string) { client.Set(ctx, key, "x", 0) }, func(key string) { client.HSet(ctx, key, "x", "y") },
 	} {
