@@ -333,12 +333,20 @@ type kept struct {
 	Observed bool   `json:"o,omitempty"`
 }
 
+// latest time that JSON has, in milliseconds.
+var latest = time.Date(9999, 12, 31, 0, 0, 0, 0, time.UTC).UnixMilli()
+
+// believed says whether a sidecar may have written it.
+func (k *kept) believed() bool {
+	return k.Requests >= 1 && k.Window >= 1 && k.Window <= maxCount/1_000 && k.At >= 0 && max(k.At, k.Frees) <= latest
+}
+
 func refusalsOf(found texts) []Refusal {
 	var refusals []Refusal
 	for _, element := range found {
 		text, _ := element.(string)
 		var k kept
-		if json.Unmarshal([]byte(text), &k) != nil || k.Requests < 1 || k.Window < 1 || k.Window > maxCount/1_000 {
+		if json.Unmarshal([]byte(text), &k) != nil || !k.believed() {
 			continue
 		}
 		r := Refusal{

@@ -465,8 +465,9 @@ func TestWhatOthersWroteIsBounded(t *testing.T) {
 	client.Set(ctx, minuteKey(base, askedOf, minutes.bucket(now)), "x", 0)
 	client.ZAdd(ctx, minuteKey(base, limitedOf, minutes.bucket(now)), redis.Z{Score: 5, Member: huge}, redis.Z{Score: -1, Member: "less"})
 	client.Do(ctx, "ZADD", minuteKey(base, limitedOf, minutes.bucket(now)), "inf", "endless")
-	for range 3 * maxRefusals {
-		client.LPush(ctx, refusalsKey(base), huge, "{}", "[", `{"n":1,"w":9223372036854775807}`)
+	for range maxRefusals {
+		client.LPush(ctx, refusalsKey(base), huge, "{}", "[", `{"n":1,"w":9223372036854775807}`,
+			`{"n":1,"w":1,"t":9000000000000000}`, `{"n":1,"w":1,"t":-9000000000000000}`, `{"n":1,"w":1,"f":9000000000000000}`) // years that JSON does not have
 	}
 	if found := mustRead(t, client, "shop", "api", now); sum(found.Recent) != (Counts{}) || len(found.Callers)+len(found.Refusals) > 0 {
 		t.Errorf("found %+v", found)
