@@ -12,7 +12,11 @@ import (
 
 // advise adds to an error what to do next, where that is known and not said.
 func advise(err error) string {
-	text := strings.TrimSpace(err.Error())
+	lines := strings.Split(strings.TrimSpace(err.Error()), "\n")
+	for i := range lines {
+		lines[i] = visible(lines[i])
+	}
+	text := strings.Join(lines, "\n")
 	next := ""
 	switch {
 	case isRefused(err, http.StatusUnauthorized):

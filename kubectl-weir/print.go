@@ -40,12 +40,37 @@ func (p *plugin) print(value any, people func(*table)) error {
 // table of rows, and of sentences between them.
 type table struct{ w *tabwriter.Writer }
 
-func (t *table) row(cells ...string) { fmt.Fprintln(t.w, strings.Join(cells, "\t")) }
+func (t *table) row(cells ...string) {
+	for i := range cells {
+		cells[i] = visible(cells[i])
+	}
+	fmt.Fprintln(t.w, strings.Join(cells, "\t"))
+}
 
 // say ends the table before it.
 func (t *table) say(format string, args ...any) {
 	_ = t.w.Flush() // the last Flush says what is wrong
+	for i := range args {
+		if text, ok := args[i].(string); ok {
+			args[i] = visible(text)
+		}
+	}
 	fmt.Fprintf(t.w, format+"\n", args...)
+}
+
+// visible is a text of whoever wrote an object, with what a terminal would obey, or
+// not show, written as in Go.
+func visible(text string) string {
+	var plain strings.Builder
+	for _, letter := range text {
+		if unicode.IsPrint(letter) {
+			plain.WriteRune(letter)
+			continue
+		}
+		quoted := strconv.QuoteRuneToASCII(letter)
+		plain.WriteString(quoted[1 : len(quoted)-1])
+	}
+	return plain.String()
 }
 
 // shown is a caller's name as a terminal may be told: what is not plain to see is

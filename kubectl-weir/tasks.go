@@ -73,11 +73,10 @@ func (p *plugin) printTasks(t *table, tasks []v1alpha1.PeriodicTask, namespace s
 		t.row(task.Namespace, task.Name, task.Spec.Schedule, task.Spec.Task.Queue, last, state, next, depth, orDash(task.Status.Workers), ready)
 	}
 	for i, task := range unready {
-		before := ""
 		if i == 0 {
-			before = "\n"
+			t.say("")
 		}
-		t.say("%s%s: %s", before, task.Name, meta.FindStatusCondition(task.Status.Conditions, v1alpha1.ConditionReady).Message)
+		t.say("%s: %s", task.Name, meta.FindStatusCondition(task.Status.Conditions, v1alpha1.ConditionReady).Message)
 	}
 }
 

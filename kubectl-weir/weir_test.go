@@ -9,6 +9,7 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -424,6 +425,27 @@ func TestNamesAreShownAsText(t *testing.T) {
 		if got := shown(name); got != want {
 			t.Errorf("%q is shown as %s, want %s", name, got, want)
 		}
+	}
+}
+
+// Whoever may write a task's schedule, or a grant's reason, writes nothing that the
+// terminal of who looks obeys.
+func TestNothingIsObeyedByTheTerminal(t *testing.T) {
+	t.Parallel()
+	const hostile, harmless = "a\x1b[2J\x9b1m\tb\nc\r\u202ed", `a\x1b[2J` + "\ufffd" + `1m\tb\nc\r\u202ed`
+	var out bytes.Buffer
+	p := &plugin{out: &out}
+	if err := p.print(nil, func(table *table) {
+		table.row("one", hostile)
+		table.say("%s\n%d", hostile, 2)
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if want := "one   " + harmless + "\n" + harmless + "\n2\n"; out.String() != want {
+		t.Errorf("it prints %q, want %q", out.String(), want)
+	}
+	if got, want := advise(errors.New("it is not accepted: \x1b[2J\nand a line")), "it is not accepted: \\x1b[2J\nand a line"; got != want {
+		t.Errorf("an error is told as %q, want %q", got, want)
 	}
 }
 
