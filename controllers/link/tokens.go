@@ -109,6 +109,9 @@ func (t *tokens) authenticate(ctx context.Context, token string, longest time.Du
 	if _, ok := t.refused.Get(key); ok {
 		return caller{}, errUnauthenticated
 	}
+	if ctx.Err() != nil { // the one that asked is gone: its turn is another's
+		return caller{}, ctx.Err()
+	}
 	select {
 	case t.reviews <- struct{}{}:
 		defer func() { <-t.reviews }()

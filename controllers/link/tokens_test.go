@@ -185,6 +185,22 @@ func TestAuthenticateAsksForFewAtATime(t *testing.T) {
 	})
 }
 
+func TestNoTokenIsReviewedForNobody(t *testing.T) {
+	t.Parallel()
+	fake := &reviewer{status: podToken()}
+	tokens := newTokens(fake)
+	gone, cancel := context.WithCancel(t.Context())
+	cancel()
+	for i := range 100 {
+		if _, err := tokens.authenticate(gone, fmt.Sprint(i), knownFor); !errors.Is(err, context.Canceled) {
+			t.Errorf("got %v", err)
+		}
+	}
+	if got := fake.calls.Load(); got != 0 {
+		t.Errorf("reviewed %d times for those who went away", got)
+	}
+}
+
 func TestSpreadKeepsReviewsApart(t *testing.T) {
 	t.Parallel()
 	least, most := time.Hour, time.Duration(0)
