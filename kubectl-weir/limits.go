@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/weir-dev/weir/controllers/programming"
 	"github.com/weir-dev/weir/controllers/usage"
 )
 
@@ -90,7 +91,7 @@ func where(namespace string) string {
 func limits(all []usage.Quota) string {
 	var texts []string
 	for _, limit := range all {
-		texts = append(texts, fmt.Sprintf("%d/%s", limit.Requests, short(limit.Window.Duration)))
+		texts = append(texts, fmt.Sprintf("%d/%s", limit.Requests, programming.Short(limit.Window.Duration)))
 	}
 	return strings.Join(texts, ", ")
 }
@@ -304,7 +305,7 @@ func (p *plugin) printUsage(t *table, found *usage.Usage, done string) {
 			if limit.FreesAfterSeconds > 0 {
 				more = "in " + span(limit.FreesAfterSeconds)
 			}
-			t.row(fmt.Sprintf("%d/%s", limit.Requests, short(limit.Window.Duration)), count(limit.Used), count(limit.Remaining), more)
+			t.row(fmt.Sprintf("%d/%s", limit.Requests, programming.Short(limit.Window.Duration)), count(limit.Used), count(limit.Remaining), more)
 		}
 	}
 	if found.Grant != nil {
