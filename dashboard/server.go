@@ -122,7 +122,7 @@ func New(o Options) (*Server, error) {
 // Handler serves the page, guarded.
 func (s *Server) Handler() http.Handler { return guarded(s.mux) }
 
-// problem is why somebody gets no view.
+// failure is why somebody gets no view.
 type failure struct {
 	status   int
 	sentence string

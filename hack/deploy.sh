@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs config/default into the cluster of `make cluster`, with images that
+# Installs config/default and the page into the cluster of `make cluster`, with images that
 # `make images` built, or into the one that KUBECONFIG names, with images that
 # were pushed to where its nodes find them.
 # usage: [TAG=dev] [IMAGE_PREFIX=registry/path/] deploy.sh
@@ -10,12 +10,13 @@ prefix=${IMAGE_PREFIX:-}
 use_cluster
 images=("$root"/bin/images/{operator,sidecar,worker}.tar)
 
+content=$(cat "${images[@]}" | sha256sum | cut -c1-16)
 overlay=$root/bin/deploy
 mkdir -p "$overlay"
 cat >"$overlay/kustomization.yaml" <<X
 apiVersion: kustomize.config.k8s.io/v1beta1
 kind: Kustomization
-resources: [../../config/default]
+resources: [../../config/default, ../../config/dashboard]
 images:
 - {name: weir-operator, newName: ${prefix}weir-operator, newTag: "$tag"}
 patches:
@@ -28,13 +29,21 @@ patches:
         metadata:
           annotations:
             # New content under an old tag restarts the operator too.
-            weir.dev/images: "$(cat "${images[@]}" | sha256sum | cut -c1-16)"
+            weir.dev/images: "$content"
         spec:
           containers:
           - name: operator
             env:
             - {name: SIDECAR_IMAGE, value: "${prefix}weir-sidecar:$tag"}
             - {name: WORKER_IMAGE, value: "${prefix}weir-worker:$tag"}
+- patch: |
+    apiVersion: apps/v1
+    kind: Deployment
+    metadata: {name: weir-dashboard, namespace: weir-system}
+    spec:
+      template:
+        metadata:
+          annotations: {weir.dev/images: "$content"}
 X
 if [ -n "$own" ]; then
   "$here/load.sh" "${images[@]}" "$run/images/redis.tar" >/dev/null
@@ -49,7 +58,7 @@ else
 fi
 
 "$KUBECTL" apply -k "$overlay"
-for workload in statefulset/weir-redis statefulset/weir-operator; do
+for workload in statefulset/weir-redis statefulset/weir-operator deployment/weir-dashboard; do
   "$KUBECTL" rollout status -n weir-system "$workload" --timeout=180s || {
     "$KUBECTL" get pods -n weir-system -o wide
     "$KUBECTL" logs -n weir-system "$workload" --tail=40 || true

@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/weir-dev/weir/controllers/programming"
 	"github.com/weir-dev/weir/controllers/usage"
 )
 
@@ -90,7 +91,7 @@ func where(namespace string) string {
 func limits(all []usage.Quota) string {
 	var texts []string
 	for _, limit := range all {
-		texts = append(texts, fmt.Sprintf("%d/%s", limit.Requests, short(limit.Window.Duration)))
+		texts = append(texts, fmt.Sprintf("%d/%s", limit.Requests, programming.Short(limit.Window.Duration)))
 	}
 	return strings.Join(texts, ", ")
 }
@@ -234,18 +235,34 @@ func asked(command *cobra.Command) error {
 }
 
 func (p *plugin) checkCommand() *cobra.Command {
+	return p.standingCommand("check", "Say what would become of a caller's request now; takes nothing", "",
+		func(ctx context.Context, api *operator, path func(string) string, as string, found *usage.Usage) error {
+			return api.ask(ctx, http.MethodGet, path("/usage"+identity(as)), nil, found)
+		})
+}
+
+func (p *plugin) resetCommand() *cobra.Command {
+	return p.standingCommand("reset", "Empty a caller's windows: it has its whole quota again", "Emptied. ",
+		func(ctx context.Context, api *operator, path func(string) string, as string, found *usage.Usage) error {
+			return api.ask(ctx, http.MethodPost, path("/resets"), usage.Caller{Identity: &as}, found)
+		})
+}
+
+// standingCommand asks something of the operator about a caller of a service, and
+// shows how it is with the caller then. done is said before that.
+func (p *plugin) standingCommand(name, short, done string,
+	ask func(ctx context.Context, api *operator, path func(string) string, as string, found *usage.Usage) error,
+) *cobra.Command {
 	var as string
-	command := &cobra.Command{
-		Use: "check SERVICE --as USER", Short: "Say what would become of a caller's request now; takes nothing", Args: cobra.ExactArgs(1),
-		ValidArgsFunction: p.names(services),
-	}
+	command := &cobra.Command{Use: name + " SERVICE --as USER", Short: short, Args: cobra.ExactArgs(1), ValidArgsFunction: p.names(services)}
 	caller(command, &as)
 	command.RunE = p.about(command, func(ctx context.Context, c *cluster, api *operator, policy string) error {
 		var found usage.Usage
-		if err := api.ask(ctx, http.MethodGet, of(c.namespace, policy, "/usage"+identity(as)), nil, &found); err != nil {
+		path := func(below string) string { return of(c.namespace, policy, below) }
+		if err := ask(ctx, api, path, as, &found); err != nil {
 			return err
 		}
-		return p.print(found, func(t *table) { p.printUsage(t, &found, "") })
+		return p.print(found, func(t *table) { p.printUsage(t, &found, done) })
 	})
 	return command
 }
@@ -288,7 +305,7 @@ func (p *plugin) printUsage(t *table, found *usage.Usage, done string) {
 			if limit.FreesAfterSeconds > 0 {
 				more = "in " + span(limit.FreesAfterSeconds)
 			}
-			t.row(fmt.Sprintf("%d/%s", limit.Requests, short(limit.Window.Duration)), count(limit.Used), count(limit.Remaining), more)
+			t.row(fmt.Sprintf("%d/%s", limit.Requests, programming.Short(limit.Window.Duration)), count(limit.Used), count(limit.Remaining), more)
 		}
 	}
 	if found.Grant != nil {
@@ -305,23 +322,6 @@ func by(grant *usage.Grant) string {
 		text += " (" + shown(grant.Reason) + ")"
 	}
 	return text
-}
-
-func (p *plugin) resetCommand() *cobra.Command {
-	var as string
-	command := &cobra.Command{
-		Use: "reset SERVICE --as USER", Short: "Empty a caller's windows: it has its whole quota again", Args: cobra.ExactArgs(1),
-		ValidArgsFunction: p.names(services),
-	}
-	caller(command, &as)
-	command.RunE = p.about(command, func(ctx context.Context, c *cluster, api *operator, policy string) error {
-		var found usage.Usage
-		if err := api.ask(ctx, http.MethodPost, of(c.namespace, policy, "/resets"), usage.Caller{Identity: &as}, &found); err != nil {
-			return err
-		}
-		return p.print(found, func(t *table) { p.printUsage(t, &found, "Emptied. ") })
-	})
-	return command
 }
 
 func (p *plugin) grantCommand() *cobra.Command {

@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/duration"
 	"sigs.k8s.io/yaml"
 
+	"github.com/weir-dev/weir/controllers/programming"
 	"github.com/weir-dev/weir/controllers/usage"
 )
 
@@ -103,19 +104,7 @@ func span(seconds float64) string {
 	if d >= 10*time.Second {
 		d = d.Round(time.Second)
 	}
-	return short(d)
-}
-
-// short is a duration without what is zero at its end.
-func short(d time.Duration) string {
-	text := d.String()
-	if strings.HasSuffix(text, "m0s") {
-		text = strings.TrimSuffix(text, "0s")
-	}
-	if strings.HasSuffix(text, "h0m") {
-		text = strings.TrimSuffix(text, "0m")
-	}
-	return text
+	return programming.Short(d)
 }
 
 func rate(perSecond float64) string { return strconv.FormatFloat(perSecond, 'f', 1, 64) }

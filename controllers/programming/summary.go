@@ -12,13 +12,13 @@ import (
 func Summary(limits []v1alpha1.Limit) string {
 	parts := make([]string, len(limits))
 	for i, limit := range limits {
-		parts[i] = fmt.Sprintf("%d/%s", limit.Requests, window(limit.Window.Duration))
+		parts[i] = fmt.Sprintf("%d/%s", limit.Requests, Short(limit.Window.Duration))
 	}
 	return strings.Join(parts, ", ")
 }
 
-// window says a duration of whole seconds without its zero units: 1m, not 1m0s.
-func window(d time.Duration) string {
+// Short is a duration without the units that are zero at its end: 1m, not 1m0s.
+func Short(d time.Duration) string {
 	text := d.String()
 	if strings.HasSuffix(text, "m0s") {
 		text = strings.TrimSuffix(text, "0s")

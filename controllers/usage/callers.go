@@ -19,19 +19,7 @@ import (
 )
 
 func (s *Server) callers(ctx context.Context, q *asked) (any, error) {
-	page, err := q.page()
-	if err != nil {
-		return nil, err
-	}
-	happened, err := s.report(ctx, q.policy)
-	if err != nil {
-		return nil, err
-	}
-	part, next, err := ranked(page, happened.Callers)
-	if err != nil {
-		return nil, err
-	}
-	named, err := s.naming(ctx, q)
+	part, next, named, err := partOf(ctx, s, q, func(r *report.Report) []report.Caller { return r.Callers })
 	if err != nil {
 		return nil, err
 	}
@@ -56,19 +44,7 @@ func (s *Server) callers(ctx context.Context, q *asked) (any, error) {
 }
 
 func (s *Server) refusals(ctx context.Context, q *asked) (any, error) {
-	page, err := q.page()
-	if err != nil {
-		return nil, err
-	}
-	happened, err := s.report(ctx, q.policy)
-	if err != nil {
-		return nil, err
-	}
-	part, next, err := ranked(page, happened.Refusals)
-	if err != nil {
-		return nil, err
-	}
-	named, err := s.naming(ctx, q)
+	part, next, named, err := partOf(ctx, s, q, func(r *report.Report) []report.Refusal { return r.Refusals })
 	if err != nil {
 		return nil, err
 	}
@@ -83,6 +59,24 @@ func (s *Server) refusals(ctx context.Context, q *asked) (any, error) {
 		}
 	}
 	return found, nil
+}
+
+// partOf is the wanted page of something that a report lists, and how whoever
+// asks is told callers' names.
+func partOf[T any](ctx context.Context, s *Server, q *asked, list func(*report.Report) []T) (part []T, next string, named func(string) Name, err error) {
+	page, err := q.page()
+	if err != nil {
+		return nil, "", nil, err
+	}
+	happened, err := s.report(ctx, q.policy)
+	if err != nil {
+		return nil, "", nil, err
+	}
+	if part, next, err = ranked(page, list(&happened)); err != nil {
+		return nil, "", nil, err
+	}
+	named, err = s.naming(ctx, q)
+	return part, next, named, err
 }
 
 // naming says how callers are named to whoever asks.

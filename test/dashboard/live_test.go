@@ -131,9 +131,6 @@ func TestWhatIsAwayIsSaid(t *testing.T) {
 }
 
 func TestAHundredThousandTasks(t *testing.T) {
-	if testing.Short() {
-		t.Skip("fills Redis with 100,000 results")
-	}
 	w := newWorld(t)
 	w.apply(objects)
 	token := w.admin()
