@@ -106,18 +106,16 @@ func (p *plugin) topCommand() *cobra.Command {
 			if most < 1 || most > 500 {
 				return fmt.Errorf("--limit is %d: want 1 to 500", most)
 			}
-			api, err := c.reach(ctx)
-			if err != nil {
-				return err
-			}
-			show := func() error { return p.topServices(ctx, api, c.in(all), most) }
+			table := func(api *operator) error { return p.topServices(ctx, api, c.in(all), most) }
 			if len(args) == 1 {
 				policy, err := c.policyOf(ctx, args[0])
 				if err != nil {
 					return err
 				}
-				show = func() error { return p.topCallers(ctx, c, api, policy, most) }
+				table = func(api *operator) error { return p.topCallers(ctx, c, api, policy, most) }
 			}
+			api := &reached{cluster: c}
+			show := func() error { return api.ask(ctx, table) }
 			if once || p.flags.output != "" || !isTerminal(p.out) {
 				return show()
 			}
@@ -140,19 +138,22 @@ func isTerminal(w io.Writer) bool {
 	return err == nil && info.Mode()&os.ModeCharDevice != 0
 }
 
-// live shows it again every two seconds, until ctx ends.
+// live shows it again every two seconds, until ctx ends. Its error is that of the
+// first time.
 func (p *plugin) live(ctx context.Context, show func() error) error {
 	out := p.out
 	defer func() { p.out = out }()
 	ticker := time.NewTicker(2 * time.Second)
 	defer ticker.Stop()
-	for {
+	for first := true; ; first = false {
 		var screen strings.Builder
 		p.out = &screen
 		err := show()
 		switch {
 		case ctx.Err() != nil:
 			return nil
+		case err != nil && first:
+			return err
 		case err != nil: // it may pass
 			screen.Reset()
 			screen.WriteString(advise(err) + "\n")

@@ -56,6 +56,33 @@ func (c *cluster) reachOperator(ctx context.Context) (*operator, error) {
 	return connect(c.config, fmt.Sprintf("https://127.0.0.1:%d", port), linkService+"."+c.operatorNamespace+".svc", webhook.Webhooks[0].ClientConfig.CABundle)
 }
 
+// reached is an operator that is reached anew when it did not answer: a forwarded
+// port ends with its pod.
+type reached struct {
+	cluster *cluster
+	now     *operator // nil: none
+	leave   context.CancelFunc
+}
+
+// ask has do ask the operator.
+func (r *reached) ask(ctx context.Context, do func(*operator) error) error {
+	if r.now == nil {
+		reaching, leave := context.WithCancel(ctx)
+		found, err := r.cluster.reach(reaching)
+		if err != nil {
+			leave()
+			return err
+		}
+		r.now, r.leave = found, leave
+	}
+	err := do(r.now)
+	if _, answered := errors.AsType[*refusedError](err); err != nil && !answered {
+		r.leave()
+		r.now = nil
+	}
+	return err
+}
+
 // connect with the credentials that a config has for the API server.
 func connect(config *rest.Config, base, name string, authorities []byte) (*operator, error) {
 	to := rest.CopyConfig(config)

@@ -401,6 +401,43 @@ func TestTheOperatorIsVerified(t *testing.T) {
 	}
 }
 
+// What is shown again and again outlives the operator's pod, whose port it was.
+func TestTheOperatorIsReachedAnew(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	c, err := s.cluster(&flags{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := httptest.NewServer(s.api)
+	ended.Close()
+	var reaching []context.Context
+	running := c.reach
+	c.reach = func(ctx context.Context) (*operator, error) {
+		if reaching = append(reaching, ctx); len(reaching) == 1 {
+			return &operator{ended.Client(), ended.URL}, nil
+		}
+		return running(ctx)
+	}
+	operators := &reached{cluster: c}
+	asking := func(path string) error {
+		return operators.ask(t.Context(), func(o *operator) error {
+			return o.ask(t.Context(), http.MethodGet, path, nil, &usage.Policies{})
+		})
+	}
+	if err := asking("/v1/policies"); err == nil || reaching[0].Err() == nil {
+		t.Errorf("one that has ended: error %v, and its port is forwarded on", err)
+	}
+	for path, good := range map[string]bool{"/v1/policies": true, "/v1/nothing": false} {
+		if err := asking(path); (err == nil) != good {
+			t.Errorf("%s: error %v", path, err)
+		}
+	}
+	if len(reaching) != 2 || reaching[1].Err() != nil {
+		t.Errorf("it was reached %d times, want anew once, which an answer keeps", len(reaching))
+	}
+}
+
 // strange is an authority that signed nothing here.
 func strange(t *testing.T) []byte {
 	t.Helper()
