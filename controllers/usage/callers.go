@@ -92,11 +92,27 @@ func (s *Server) naming(ctx context.Context, q *asked) (func(identity string) Na
 	if err != nil {
 		return nil, fmt.Errorf("reading the key of callers' pseudonyms: %w", err)
 	}
-	return func(identity string) Name {
-		mac := hmac.New(sha256.New, key)
-		mac.Write([]byte(q.policy.Namespace + "/" + q.policy.ServiceName() + ":" + identity))
-		return Name{Pseudonym: "caller-" + hex.EncodeToString(mac.Sum(nil)[:8])}
-	}, nil
+	return func(identity string) Name { return Name{Pseudonym: pseudonym(key, q.policy, identity)} }, nil
+}
+
+func pseudonym(key []byte, policy *v1alpha1.RateLimitPolicy, identity string) string {
+	mac := hmac.New(sha256.New, key)
+	mac.Write([]byte(policy.Namespace + "/" + policy.ServiceName() + ":" + identity))
+	return "caller-" + hex.EncodeToString(mac.Sum(nil)[:8])
+}
+
+// unnamed is what a caller is called in events and logs, which others read than
+// those who may know who it is.
+func (s *Server) unnamed(ctx context.Context, policy *v1alpha1.RateLimitPolicy, identity string) string {
+	if identity == "" {
+		return "all unnamed callers"
+	}
+	key, err := s.key.read(ctx, s.options.Key)
+	if err != nil {
+		s.options.Logger.Error(err, "cannot read the key of callers' pseudonyms")
+		return "a caller"
+	}
+	return pseudonym(key, policy, identity)
 }
 
 // pseudonyms keeps the key that they are made with.

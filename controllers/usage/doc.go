@@ -7,7 +7,7 @@
 // client certificate of its authorities, and may what RBAC says about
 // RateLimitPolicies and their subresources usage, resets and grants
 // (SubjectAccessReview). Every change is an event of the policy
-// and a line of the log, in which a caller's name is a hash: names are for those
+// and a line of the log, in which a caller has a pseudonym: names are for those
 // who may read the policy's status.
 //
 // A grant is kept in the policy's status and reaches the sidecars with their

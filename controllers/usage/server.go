@@ -2,8 +2,6 @@ package usage
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -248,13 +246,4 @@ func body(r *http.Request, into any) error {
 		return problem(http.StatusRequestEntityTooLarge, "The body has more than %d bytes.", maxBodyBytes)
 	}
 	return strictly(text, into)
-}
-
-// hashed names a caller where not everybody may know who it is.
-func hashed(identity string) string {
-	if identity == "" {
-		return "all unnamed callers"
-	}
-	sum := sha256.Sum256([]byte(identity))
-	return "caller sha256:" + hex.EncodeToString(sum[:6])
 }

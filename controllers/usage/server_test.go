@@ -1,13 +1,21 @@
 package usage
 
 import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"io"
 	"net"
 	"net/http/httptest"
 	"os"
+	"strings"
 	"testing"
 	"time"
+
+	"github.com/go-logr/logr"
+
+	"github.com/weir-dev/weir/api/v1alpha1"
 )
 
 // hasty is a listener for whose connections time runs a hundred times as fast.
@@ -45,5 +53,28 @@ func TestNobodyStopsInARequest(t *testing.T) {
 	_ = conn.SetReadDeadline(time.Now().Add(5 * time.Second))
 	if _, err := io.ReadAll(conn); errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Error("it is waited for")
+	}
+}
+
+// A caller in an event is the one of the lists, and no guess of its name shows that
+// it is the one.
+func TestEventsNameCallersByPseudonyms(t *testing.T) {
+	t.Parallel()
+	policy := &v1alpha1.RateLimitPolicy{}
+	policy.Namespace, policy.Name = "shop", "api"
+	called := func(key string, err error) string {
+		s := New(Options{Logger: logr.Discard(), Key: func(context.Context) ([]byte, error) { return []byte(key), err }})
+		t.Cleanup(s.Close)
+		return s.unnamed(t.Context(), policy, "alice")
+	}
+	sum := sha256.Sum256([]byte("alice"))
+	if got := called("key", nil); got != pseudonym([]byte("key"), policy, "alice") || strings.Contains(got, hex.EncodeToString(sum[:6])) {
+		t.Errorf("alice is called %s", got)
+	}
+	if called("key", nil) == called("another", nil) {
+		t.Error("the key makes no difference")
+	}
+	if got := called("", errors.New("no answer")); got != "a caller" {
+		t.Errorf("without a key alice is called %s", got)
 	}
 }

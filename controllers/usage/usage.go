@@ -40,7 +40,7 @@ func (s *Server) usage(ctx context.Context, q *asked) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.options.Logger.Info(q.who.Username+" read the usage of "+hashed(identity), "namespace", q.policy.Namespace, "policy", q.policy.Name)
+	s.options.Logger.Info(q.who.Username+" read the usage of "+s.unnamed(ctx, q.policy, identity), "namespace", q.policy.Namespace, "policy", q.policy.Name)
 	return s.usageOf(ctx, q.policy, identity)
 }
 
@@ -99,12 +99,13 @@ func (s *Server) reset(ctx context.Context, q *asked) (any, error) {
 	if err := s.useStore(); err != nil {
 		return nil, err
 	}
+	caller := s.unnamed(ctx, q.policy, identity)
 	err = s.limiter.Reset(ctx, takeOf(q.policy, identity, limits))
 	if err != nil { // it may have done it
-		s.audit(q, EventReset, "Reset", "%s tried to empty the windows of %s: %v", q.who.Username, hashed(identity), err)
+		s.audit(q, EventReset, "Reset", "%s tried to empty the windows of %s: %v", q.who.Username, caller, err)
 		return nil, s.unanswered(err)
 	}
-	s.audit(q, EventReset, "Reset", "%s emptied the windows of %s", q.who.Username, hashed(identity))
+	s.audit(q, EventReset, "Reset", "%s emptied the windows of %s", q.who.Username, caller)
 	// Sidecars are told afterwards: what they ask from then on meets empty windows.
 	at := metav1.NowMicro()
 	err = s.edit(ctx, q.policy, func(status *v1alpha1.RateLimitPolicyStatus) error {
@@ -130,6 +131,7 @@ func (s *Server) grant(ctx context.Context, q *asked) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	caller := s.unnamed(ctx, q.policy, granted.Identity)
 	granted.By = shortened(q.who.Username, maxUserBytes)
 	if limits, _ := limitsOf(q.policy, granted.Identity, time.Now()); len(limits) == 0 {
 		return nil, problem(http.StatusConflict, "The policy limits nothing for this caller: there is nothing to grant.")
@@ -146,7 +148,7 @@ func (s *Server) grant(ctx context.Context, q *asked) (any, error) {
 		return nil, err
 	}
 	s.audit(q, EventGranted, "Grant", "%s granted %s %d requests more in each window until %s (%s)",
-		q.who.Username, hashed(granted.Identity), granted.Requests, granted.Until.UTC().Format(time.RFC3339), cmp.Or(granted.Reason, "no reason given"))
+		q.who.Username, caller, granted.Requests, granted.Until.UTC().Format(time.RFC3339), cmp.Or(granted.Reason, "no reason given"))
 	return Grant{granted.Identity, granted.Requests, granted.Until, granted.By, granted.Reason}, nil
 }
 
@@ -155,6 +157,7 @@ func (s *Server) revoke(ctx context.Context, q *asked) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	caller := s.unnamed(ctx, q.policy, identity)
 	err = s.edit(ctx, q.policy, func(status *v1alpha1.RateLimitPolicyStatus) error {
 		before := len(status.Grants)
 		status.Grants = slices.DeleteFunc(status.Grants, func(g v1alpha1.Grant) bool { return g.Identity == identity })
@@ -166,7 +169,7 @@ func (s *Server) revoke(ctx context.Context, q *asked) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.audit(q, EventRevoked, "Revoke", "%s ended the grant of %s", q.who.Username, hashed(identity))
+	s.audit(q, EventRevoked, "Revoke", "%s ended the grant of %s", q.who.Username, caller)
 	return grantsOf(q.policy, time.Now()), nil
 }
 
