@@ -85,11 +85,13 @@ func (r *reached) ask(ctx context.Context, do func(*operator) error) error {
 
 // connect with the credentials that a config has for the API server.
 func connect(config *rest.Config, base, name string, authorities []byte) (*operator, error) {
+	if as := config.Impersonate.UserName; as != "" {
+		return nil, fmt.Errorf("the kubeconfig acts as %s, which the operator cannot verify: use a context without impersonation (as)", as)
+	}
 	to := rest.CopyConfig(config)
 	to.Host, to.APIPath, to.Dial, to.Proxy = base, "", nil, func(*http.Request) (*url.URL, error) { return nil, nil }
 	to.TLSClientConfig.Insecure, to.TLSClientConfig.CAFile, to.TLSClientConfig.CAData = false, "", authorities
 	to.TLSClientConfig.ServerName, to.TLSClientConfig.NextProtos = name, []string{"http/1.1"}
-	to.Impersonate = rest.ImpersonationConfig{}
 	to.Timeout = askTimeout
 	httpClient, err := rest.HTTPClientFor(to)
 	if err != nil {

@@ -401,6 +401,15 @@ func TestTheOperatorIsVerified(t *testing.T) {
 	}
 }
 
+// Who acts as another is not answered as themselves.
+func TestNobodyIsImpersonated(t *testing.T) {
+	t.Parallel()
+	config := &rest.Config{Host: "https://unused", BearerToken: token, Impersonate: rest.ImpersonationConfig{UserName: "reader"}}
+	if _, err := connect(config, "https://unused", "example.com", strange(t)); err == nil || !strings.Contains(err.Error(), "acts as reader") {
+		t.Errorf("error %v", err)
+	}
+}
+
 // What is shown again and again outlives the operator's pod, whose port it was.
 func TestTheOperatorIsReachedAnew(t *testing.T) {
 	t.Parallel()
