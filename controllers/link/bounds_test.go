@@ -5,11 +5,14 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"net/http/httptest"
 	"os"
 	"strings"
 	"testing"
 	"time"
+
+	authenticationv1 "k8s.io/api/authentication/v1"
 
 	"github.com/weir-dev/weir/sidecar/ruleset"
 )
@@ -60,6 +63,35 @@ func TestNobodyStopsInARequest(t *testing.T) {
 		_ = conn.SetReadDeadline(time.Now().Add(5 * time.Second))
 		if _, err := io.ReadAll(conn); errors.Is(err, os.ErrDeadlineExceeded) {
 			t.Errorf("%q is waited for", head)
+		}
+	}
+}
+
+// Whoever proves nothing keeps no connection, and whoever does keeps one.
+func TestTheUnknownKeepNoConnection(t *testing.T) {
+	t.Parallel()
+	for _, known := range []bool{false, true} {
+		review := authenticationv1.TokenReviewStatus{}
+		if known {
+			review = podToken()
+		}
+		c := newCertifying(t, review, "web.example")
+		for path, body := range map[string]string{
+			"/nothing": "", ruleset.LinkPath: "{}", ruleset.CertificatePath: "{}",
+		} {
+			request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, c.URL+path, strings.NewReader(body))
+			if err != nil {
+				t.Fatal(err)
+			}
+			request.Header.Set("Authorization", "Bearer t")
+			response, err := c.Client().Do(request)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_ = response.Body.Close()
+			if want := !known || path == "/nothing"; response.Close != want {
+				t.Errorf("%s, known %v: %s, closed %v, want %v", path, known, response.Status, response.Close, want)
+			}
 		}
 	}
 }

@@ -80,6 +80,9 @@ func (h *held) begin(asked question) {
 func (h *held) serve(ctx context.Context, asked question) {
 	from, report, no := h.server.admit(ctx, asked)
 	if no != nil {
+		if no.status != http.StatusServiceUnavailable { // else it may be a sidecar
+			h.endWithAnswer()
+		}
 		h.answer(no.status, no.header, []byte(no.sentence+"\n"))
 		return
 	}
@@ -160,10 +163,15 @@ func (h *held) answer(status int, header http.Header, body []byte) {
 
 // end has the sidecar ask another replica.
 func (h *held) end() {
-	h.mu.Lock()
-	h.last = true
-	h.mu.Unlock()
+	h.endWithAnswer()
 	h.answer(http.StatusNoContent, nil, nil)
+}
+
+// endWithAnswer has the connection closed once the request is answered.
+func (h *held) endWithAnswer() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.last = true
 }
 
 // leave is called once, with mu held.

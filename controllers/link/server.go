@@ -180,7 +180,7 @@ func (s *Server) handler() http.Handler {
 	for _, path := range s.options.UsagePaths {
 		mux.Handle(path, s.options.Usage)
 	}
-	return inTime(mux)
+	return guarded(mux)
 }
 
 // sweep forgets pods whose end was not seen.

@@ -216,6 +216,7 @@ func forbidden(who *access.User, wanted attempt) error {
 // answer writes what was found, or why not.
 func answer(w http.ResponseWriter, found any, err error) {
 	status := http.StatusOK
+	w.Header().Del("Connection") // which the link closes of who is not known
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
 	if err != nil {
@@ -226,6 +227,7 @@ func answer(w http.ResponseWriter, found any, err error) {
 		switch status = no.status; status {
 		case http.StatusUnauthorized:
 			w.Header().Set("WWW-Authenticate", `Bearer realm="weir"`)
+			w.Header().Set("Connection", "close")
 		case http.StatusServiceUnavailable:
 			w.Header().Set("Retry-After", "1")
 		}
