@@ -69,8 +69,8 @@ type Options struct {
 type Server struct {
 	o      Options
 	sealer *sealer
-	// reading remembers what the API server said while it does not answer; acting
-	// does not.
+	// reading remembers what the API server said, longer while it does not answer;
+	// acting asks each time.
 	reading, acting *access.Reviewer
 	pages           *template.Template
 	mux             *http.ServeMux
@@ -92,7 +92,7 @@ func New(o Options) (*Server, error) {
 	}
 	s := &Server{
 		o: o, sealer: sealer, pages: pages, mux: http.NewServeMux(),
-		reading: access.New(o.API, readingGrace), acting: access.New(o.API, 0),
+		reading: access.New(o.API, readingGrace), acting: access.Fresh(o.API),
 	}
 	s.mux.Handle("GET /assets/", assets())
 	s.mux.HandleFunc("POST /login", s.login)
@@ -122,7 +122,7 @@ func New(o Options) (*Server, error) {
 // Handler serves the page, guarded.
 func (s *Server) Handler() http.Handler { return guarded(s.mux) }
 
-// problem is why somebody gets no view.
+// failure is why somebody gets no view.
 type failure struct {
 	status   int
 	sentence string

@@ -91,7 +91,7 @@ func (s *Server) make(r *http.Request, make viewer) (*frame, error) {
 }
 
 func (s *Server) visitor(r *http.Request) (*visitor, error) {
-	user, who, _, err := s.identify(r)
+	user, who, _, err := s.identify(r, s.reading)
 	if err != nil {
 		return nil, err
 	}

@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	authenticationv1 "k8s.io/api/authentication/v1"
+	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -254,6 +256,35 @@ func TestWhoMay(t *testing.T) {
 		}
 		if got := w.ask(t, "POST", "/login", url.Values{"token": {admin}}, map[string]string{"Sec-Fetch-Site": "cross-site"}, nil); got.status != http.StatusForbidden {
 			t.Errorf("another site signs somebody in: %d", got.status)
+		}
+	})
+
+	t.Run("who may act is asked each time", func(t *testing.T) {
+		actor := w.person("bondhu", "actor", false, map[string][]string{"periodictasks/runs": {"create"}})
+		run := func() int {
+			return w.ask(t, "POST", "/schedules/bondhu/hourly-sentiment/run", url.Values{}, bearer(actor), nil).status
+		}
+		eventually(t, "the actor may", func() bool { return run() == http.StatusSeeOther })
+		must(t, w.typed.RbacV1().RoleBindings("bondhu").Delete(t.Context(), "actor", metav1.DeleteOptions{}))
+		eventually(t, "the API server knows that the actor may not", func() bool {
+			review, err := w.typed.AuthorizationV1().SubjectAccessReviews().Create(t.Context(), &authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{
+				User:               "system:serviceaccount:bondhu:actor",
+				ResourceAttributes: &authorizationv1.ResourceAttributes{Group: "weir.dev", Resource: "periodictasks", Subresource: "runs", Verb: "create", Namespace: "bondhu", Name: "hourly-sentiment"},
+			}}, metav1.CreateOptions{})
+			must(t, err)
+			return !review.Status.Allowed
+		})
+		if got := run(); got != http.StatusForbidden {
+			t.Errorf("who may no more gets %d", got)
+		}
+		must(t, w.typed.CoreV1().ServiceAccounts("bondhu").Delete(t.Context(), "actor", metav1.DeleteOptions{}))
+		eventually(t, "the API server does not accept the token", func() bool {
+			review, err := w.typed.AuthenticationV1().TokenReviews().Create(t.Context(), &authenticationv1.TokenReview{Spec: authenticationv1.TokenReviewSpec{Token: actor}}, metav1.CreateOptions{})
+			must(t, err)
+			return !review.Status.Authenticated
+		})
+		if got := run(); got != http.StatusUnauthorized {
+			t.Errorf("whose token is revoked gets %d", got)
 		}
 	})
 
