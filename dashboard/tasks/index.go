@@ -22,7 +22,7 @@ type Index struct {
 	// order has all tasks by Seen, oldest first; added those that came since it
 	// was last put in order.
 	order, added []*Task
-	children     map[string][]string // id -> ids
+	children     map[string]map[*Task]bool // id -> those of it
 	scopes       []Scope
 	scopeOf      map[Scope]int
 	// counts of each scope's tasks by state.
@@ -34,7 +34,7 @@ type Index struct {
 // NewIndex returns one that holds at most so many tasks.
 func NewIndex(limit int) *Index {
 	return &Index{
-		limit: limit, byID: map[string]*Task{}, children: map[string][]string{}, scopeOf: map[Scope]int{}, texts: map[string]string{},
+		limit: limit, byID: map[string]*Task{}, children: map[string]map[*Task]bool{}, scopeOf: map[Scope]int{}, texts: map[string]string{},
 	}
 }
 
@@ -67,7 +67,13 @@ func (x *Index) change(id string, now time.Time, f func(*Task)) {
 	t.Name, t.Worker, t.Queue, t.PeriodicTask = x.once(t.Name), x.once(t.Worker), x.once(t.Queue), x.once(t.PeriodicTask)
 	shorten(t)
 	if t.ParentID != parent {
-		x.children[t.ParentID] = append(x.children[t.ParentID], t.ID)
+		x.leave(parent, t)
+		if t.ParentID != "" && x.children[t.ParentID] == nil {
+			x.children[t.ParentID] = map[*Task]bool{}
+		}
+		if t.ParentID != "" {
+			x.children[t.ParentID][t] = true
+		}
 	}
 	if fresh {
 		t.Seen = firstOf(t.EnqueuedAt, t.StartedAt, t.EndedAt, now)
@@ -98,7 +104,7 @@ func firstOf(times ...time.Time) time.Time {
 const maxScopes = 20_000
 
 func (x *Index) scopeIndex(s Scope) int {
-	if len(x.scopes) >= maxScopes {
+	if _, known := x.scopeOf[s]; !known && len(x.scopes) >= maxScopes {
 		s = Scope{} // for those who may see all
 	}
 	i, known := x.scopeOf[s]
@@ -179,17 +185,20 @@ func (x *Index) forget(n int) {
 func (x *Index) drop(t *Task) {
 	delete(x.byID, t.ID)
 	x.counts[t.scope][t.State]--
-	if siblings := x.children[t.ParentID]; t.ParentID != "" {
-		if siblings = slices.DeleteFunc(siblings, func(id string) bool { return id == t.ID }); len(siblings) == 0 {
-			delete(x.children, t.ParentID)
-		} else {
-			x.children[t.ParentID] = siblings
-		}
-	}
+	x.leave(t.ParentID, t)
 	x.version++
 }
 
-// Messages takes what a queue holds.
+// leave takes a task from the children of another.
+func (x *Index) leave(parent string, t *Task) {
+	if siblings := x.children[parent]; siblings != nil {
+		if delete(siblings, t); len(siblings) == 0 {
+			delete(x.children, parent)
+		}
+	}
+}
+
+// messages takes what a queue holds.
 func (x *Index) messages(queue string, messages []*celery.Message, now time.Time) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -199,7 +208,7 @@ func (x *Index) messages(queue string, messages []*celery.Message, now time.Time
 	x.settle()
 }
 
-// held takes what is not acknowledged.
+// heldMessages takes what is not acknowledged.
 func (x *Index) heldMessages(all []celery.Held, now time.Time) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
