@@ -1,7 +1,9 @@
 package tasks
 
 import (
+	"encoding/json"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -39,5 +41,58 @@ func TestScopesThatAreKnownStayKnown(t *testing.T) {
 	x.Results([]celery.Result{{ID: "after", State: celery.Success, Queue: "mine"}}, time.Now())
 	if page := x.List(Filter{}, func(s Scope) bool { return s.Queue == "mine" }, "", 10); page.Total != 2 {
 		t.Errorf("%d tasks of the queue are listed, want 2", page.Total)
+	}
+}
+
+// Whatever is said of a task, little of it is kept.
+func TestTextsOfTasksAreBounded(t *testing.T) {
+	t.Parallel()
+	x := NewIndex(1000)
+	long := strings.Repeat("x", 1<<20)
+	arguments := json.RawMessage(`["` + long + `"]`)
+	for i, state := range []celery.State{celery.Started, celery.Retry, celery.Success, celery.Failure} {
+		x.Results([]celery.Result{{
+			ID: fmt.Sprint(i), State: state, Task: long, Queue: long, Worker: long, PeriodicTask: long, ParentID: long, Error: long, Value: arguments, Args: arguments, Kwargs: arguments,
+		}}, time.Now())
+	}
+	x.events([]celery.Heard{{Type: "task-retried", UUID: "heard", Name: long, Hostname: long, ParentID: long, Queue: long, PeriodicTask: long, Args: "x", Exception: "x"}}, time.Now())
+	x.messages(long, []*celery.Message{{ID: "message", Task: long, ParentID: long, PeriodicTask: long}}, time.Now())
+	for _, task := range x.List(Filter{}, all, "", 10).Tasks {
+		for _, text := range []string{task.Name, task.Queue, task.Worker, task.PeriodicTask, task.ParentID, task.Error, task.Result, task.Args, task.Kwargs} {
+			if len(text) > maxUnfinished+10 {
+				t.Errorf("of task %s, which is %s, a text of %d bytes is kept", task.ID, task.State, len(text))
+			}
+		}
+	}
+}
+
+// A queue of large calls does not fill the memory.
+func TestArgumentsAreBoundedTogether(t *testing.T) {
+	t.Parallel()
+	x := NewIndex(DefaultLimit)
+	argument := json.RawMessage(`"` + strings.Repeat("x", maxUnfinished-10) + `"`)
+	messages := make([]*celery.Message, 2*maxArgumentBytes/maxUnfinished)
+	for i := range messages {
+		messages[i] = &celery.Message{ID: fmt.Sprint(i), Task: "t", Args: []json.RawMessage{argument}}
+	}
+	kept := func() (sum int) {
+		for _, t := range x.byID {
+			sum += len(t.Args) + len(t.Kwargs)
+		}
+		return sum
+	}
+	for range 2 { // again they are no other
+		x.messages("q", messages, time.Now())
+		if kept() != x.argumentBytes || kept() > maxArgumentBytes+len(messages)*(2*maxEnded+10) {
+			t.Fatalf("%d bytes of arguments are kept, and %d counted", kept(), x.argumentBytes)
+		}
+	}
+	ids := make([]string, len(messages))
+	for i := range messages {
+		ids[i] = messages[i].ID
+	}
+	x.gone(ids, time.Now().Add(time.Hour))
+	if x.argumentBytes != 0 {
+		t.Errorf("%d bytes of nothing are counted", x.argumentBytes)
 	}
 }

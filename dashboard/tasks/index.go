@@ -26,9 +26,11 @@ type Index struct {
 	scopes       []Scope
 	scopeOf      map[Scope]int
 	// counts of each scope's tasks by state.
-	counts  []map[State]int
-	texts   map[string]string // names, queues, workers: each once
-	version uint64
+	counts []map[State]int
+	texts  map[string]string // names, queues, workers: each once
+	// argumentBytes are those of all tasks' arguments.
+	argumentBytes int
+	version       uint64
 }
 
 // NewIndex returns one that holds at most so many tasks.
@@ -54,18 +56,26 @@ func (x *Index) Len() int {
 
 // change lets f change the task of this id, which is made when it is not there.
 func (x *Index) change(id string, now time.Time, f func(*Task)) {
+	if len(id) > maxIDBytes {
+		return // no message has such a one
+	}
 	t := x.byID[id]
 	fresh := t == nil
 	if fresh {
 		t = &Task{ID: strings.Clone(id)}
 	}
 	before, parent, scope := t.State, t.ParentID, t.Scope
+	x.argumentBytes -= t.argumentBytes()
 	f(t)
 	if t.State == "" {
 		t.State = Waiting
 	}
+	t.shorten()
+	if x.argumentBytes+t.argumentBytes() > maxArgumentBytes {
+		shorten(maxEnded, &t.Args, &t.Kwargs)
+	}
+	x.argumentBytes += t.argumentBytes()
 	t.Name, t.Worker, t.Queue, t.PeriodicTask = x.once(t.Name), x.once(t.Worker), x.once(t.Queue), x.once(t.PeriodicTask)
-	shorten(t)
 	if t.ParentID != parent {
 		x.leave(parent, t)
 		if t.ParentID != "" && x.children[t.ParentID] == nil {
@@ -184,6 +194,7 @@ func (x *Index) forget(n int) {
 // drop a task, except from order.
 func (x *Index) drop(t *Task) {
 	delete(x.byID, t.ID)
+	x.argumentBytes -= t.argumentBytes()
 	x.counts[t.scope][t.State]--
 	x.leave(t.ParentID, t)
 	x.version++
@@ -240,7 +251,7 @@ func (x *Index) events(heard []celery.Heard, now time.Time) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	for i := range heard {
-		if h := &heard[i]; h.UUID != "" && len(h.UUID) <= 255 && strings.HasPrefix(h.Type, "task-") {
+		if h := &heard[i]; h.UUID != "" && strings.HasPrefix(h.Type, "task-") {
 			x.change(h.UUID, now, func(t *Task) { t.event(h, now) })
 		}
 	}
