@@ -1,12 +1,14 @@
 package tasks
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/weir-dev/weir/test/redistest"
 	"github.com/weir-dev/weir/worker/celery"
 )
 
@@ -94,5 +96,51 @@ func TestArgumentsAreBoundedTogether(t *testing.T) {
 	x.gone(ids, time.Now().Add(time.Hour))
 	if x.argumentBytes != 0 {
 		t.Errorf("%d bytes of nothing are counted", x.argumentBytes)
+	}
+}
+
+// Queues that somebody makes up keep no PeriodicTask's out.
+func TestQueuesOfPeriodicTasksAreKnown(t *testing.T) {
+	t.Parallel()
+	q := queues{byName: map[string]*queue{}}
+	var madeUp []string
+	for i := range 2 * maxQueues {
+		madeUp = append(madeUp, fmt.Sprint("made-up-", i))
+	}
+	q.know(madeUp, maxQueues)
+	if got := len(q.names()); got != maxQueues {
+		t.Errorf("%d queues are known, want %d", got, maxQueues)
+	}
+	q.know([]string{"tasks"}, maxNamed)
+	if q.byName["tasks"] == nil {
+		t.Error("the PeriodicTask's is not")
+	}
+}
+
+// A queue that could not be read is read again, though nothing comes to it.
+func TestAQueueThatCouldNotBeReadIsReadAgain(t *testing.T) {
+	t.Parallel()
+	w := &watched{t: t, redis: redistest.Start(t)}
+	var err error
+	if w.broker, err = celery.Open(w.redis.URL(), celery.Options{}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = w.broker.Close() })
+	for i := range newestListed + 1 { // the first is not among those that came last
+		w.send(celery.Signature{ID: fmt.Sprint("call-", i), Task: "t"})
+	}
+	w.Watcher = NewWatcher(Options{Queues: func() []string { return []string{"q"} }})
+	if err := w.look(t.Context(), w.broker); err != nil {
+		t.Fatal(err)
+	}
+	away, cancel := context.WithCancel(t.Context())
+	cancel()
+	w.reread(away, w.broker)
+	if _, is := w.Get("call-0"); is {
+		t.Fatal("it was read")
+	}
+	w.reread(t.Context(), w.broker)
+	if _, is := w.Get("call-0"); !is {
+		t.Error("what waits longest is not listed")
 	}
 }
