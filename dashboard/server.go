@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"html/template"
 	"net/http"
-	"sync/atomic"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -74,7 +73,7 @@ type Server struct {
 	reading, acting *access.Reviewer
 	pages           *template.Template
 	mux             *http.ServeMux
-	streams         atomic.Int64
+	streams         streams
 }
 
 //go:embed templates
