@@ -45,7 +45,10 @@ func (s *Server) action(pattern string, do doer) {
 	s.mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel := context.WithTimeout(r.Context(), actionTimeout)
 		defer cancel()
-		user, who, ambient, err := s.identify(r)
+		user, who, ambient, err := s.identify(r, s.acting)
+		if err != nil && !errors.Is(err, errNobody) && !errors.Is(err, access.ErrUnauthenticated) {
+			err = s.unsaid(err)
+		}
 		if err != nil {
 			s.refuse(w, r, err)
 			return
@@ -84,8 +87,7 @@ func (v *visitor) must(ctx context.Context, verb, name string, namespaces ...str
 			Namespace: namespace, Resource: "periodictasks", Subresource: "runs", Name: name, Verb: verb,
 		})
 		if err != nil {
-			v.s.o.Logger.Error(err, "cannot say who may act")
-			return "", problem(http.StatusServiceUnavailable, "The API server cannot be asked what you may. Try again in a moment.")
+			return "", v.s.unsaid(err)
 		}
 		if may {
 			return namespace, nil
@@ -100,6 +102,12 @@ func (v *visitor) must(ctx context.Context, verb, name string, namespaces ...str
 	}
 	v.s.o.Logger.Info("refused", "user", v.user.Username, "verb", verb, "resource", "periodictasks/runs", "namespaces", namespaces)
 	return "", problem(http.StatusForbidden, "User %s may not %s periodictasks/runs %s (apiGroups [weir.dev], resources [periodictasks/runs], verbs [%s]).", v.user.Username, verb, where, verb)
+}
+
+// unsaid: the API server did not say who somebody is, or what they may.
+func (s *Server) unsaid(err error) error {
+	s.o.Logger.Error(err, "cannot say who may act")
+	return problem(http.StatusServiceUnavailable, "The API server cannot be asked what you may. Try again in a moment.")
 }
 
 // owners are the namespaces whose people may act on a task of a scope, and all.

@@ -116,13 +116,36 @@ func since(t time.Time) template.HTML {
 	return template.HTML(strings.Replace(string(ago(t)), "<time ", "<time data-since ", 1)) //nolint:gosec // digits
 }
 
-// pretty lays JSON out; what is none stays as it is.
+// maxNested JSON is laid out: of deeper ones most would be indentation, more than
+// memory holds.
+const maxNested = 20
+
+// pretty lays JSON out; what is none, or is nested too deeply, stays as it is.
 func pretty(text string) string {
 	var out bytes.Buffer
-	if json.Indent(&out, []byte(text), "", "  ") != nil {
+	if nested(text) > maxNested || json.Indent(&out, []byte(text), "", "  ") != nil {
 		return text
 	}
 	return out.String()
+}
+
+// nested is how deep the objects and arrays of JSON are.
+func nested(text string) (deepest int) {
+	depth, quoted := 0, false
+	for i := 0; i < len(text); i++ {
+		switch c := text[i]; {
+		case c == '"':
+			quoted = !quoted
+		case quoted && c == '\\':
+			i++
+		case !quoted && (c == '[' || c == '{'):
+			depth++
+			deepest = max(deepest, depth)
+		case !quoted && (c == ']' || c == '}'):
+			depth--
+		}
+	}
+	return deepest
 }
 
 // short is the beginning of a text, on one line.

@@ -348,15 +348,17 @@ func serve(handler http.Handler, listener net.Listener) manager.Runnable {
 			Handler: handler, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
 			BaseContext: func(net.Listener) context.Context { return ctx },
 		}
-		stop := context.AfterFunc(ctx, func() {
+		answered := make(chan struct{})
+		context.AfterFunc(ctx, func() {
+			defer close(answered)
 			last, cancel := context.WithTimeout(context.Background(), 3*time.Second)
 			defer cancel()
 			_ = server.Shutdown(last) // what is left is cut off
 		})
-		defer stop()
 		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
 			return err
 		}
+		<-answered
 		return nil
 	})
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"html/template"
 	"net/http"
-	"sync/atomic"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -69,12 +68,12 @@ type Options struct {
 type Server struct {
 	o      Options
 	sealer *sealer
-	// reading remembers what the API server said while it does not answer; acting
-	// does not.
+	// reading remembers what the API server said, longer while it does not answer;
+	// acting asks each time.
 	reading, acting *access.Reviewer
 	pages           *template.Template
 	mux             *http.ServeMux
-	streams         atomic.Int64
+	streams         streams
 }
 
 //go:embed templates
@@ -92,7 +91,7 @@ func New(o Options) (*Server, error) {
 	}
 	s := &Server{
 		o: o, sealer: sealer, pages: pages, mux: http.NewServeMux(),
-		reading: access.New(o.API, readingGrace), acting: access.New(o.API, 0),
+		reading: access.New(o.API, readingGrace), acting: access.Fresh(o.API),
 	}
 	s.mux.Handle("GET /assets/", assets())
 	s.mux.HandleFunc("POST /login", s.login)

@@ -100,7 +100,7 @@ func (s *sealer) open(purpose, text string) (string, bool) {
 	return found.Text, true
 }
 
-// token proves that a form came from a page that this visitor was given.
+// csrf proves that a form came from a page that this visitor was given.
 func (s *sealer) csrf(who string) string {
 	mac := hmac.New(sha256.New, s.derive("csrf"))
 	mac.Write([]byte(who))
@@ -110,15 +110,15 @@ func (s *sealer) csrf(who string) string {
 // errNobody: the request says not who it is from.
 var errNobody = errors.New("no token was given")
 
-// identify says who asks. ambient: a browser sends the proof by itself, so that
+// identify has a reviewer say who asks. ambient: a browser sends the proof by itself, so that
 // actions need a token of the page's.
-func (s *Server) identify(r *http.Request) (user *access.User, who string, ambient bool, err error) {
+func (s *Server) identify(r *http.Request, by *access.Reviewer) (user *access.User, who string, ambient bool, err error) {
 	if header := r.Header.Get("Authorization"); header != "" {
 		scheme, token, _ := strings.Cut(header, " ")
 		if !strings.EqualFold(scheme, "Bearer") {
 			return nil, "", false, access.ErrUnauthenticated
 		}
-		user, err = s.reading.Identify(r.Context(), strings.TrimSpace(token))
+		user, err = by.Identify(r.Context(), strings.TrimSpace(token))
 		return user, "token " + token, false, err
 	}
 	if user := s.o.Forwarded.user(r); user != nil {
@@ -132,7 +132,7 @@ func (s *Server) identify(r *http.Request) (user *access.User, who string, ambie
 	if !ok {
 		return nil, "", false, access.ErrUnauthenticated
 	}
-	user, err = s.reading.Identify(r.Context(), token)
+	user, err = by.Identify(r.Context(), token)
 	return user, "token " + token, true, err
 }
 

@@ -160,7 +160,7 @@ func (d *taskData) read(r *celery.Result) {
 		d.Error = r.Error
 	}
 	d.Traceback = r.Traceback
-	for _, text := range []*string{&d.Value, &d.Traceback, &d.Error} {
+	for _, text := range []*string{&d.Args, &d.Kwargs, &d.Value, &d.Traceback, &d.Error} {
 		if len(*text) > maxShownBytes {
 			*text = strings.ToValidUTF8((*text)[:maxShownBytes], "") + "\n… (" + number(len(*text)) + " bytes)"
 		}

@@ -91,7 +91,7 @@ func (s *Server) make(r *http.Request, make viewer) (*frame, error) {
 }
 
 func (s *Server) visitor(r *http.Request) (*visitor, error) {
-	user, who, _, err := s.identify(r)
+	user, who, _, err := s.identify(r, s.reading)
 	if err != nil {
 		return nil, err
 	}
@@ -166,8 +166,9 @@ func (s *Server) askWho(w http.ResponseWriter, _ *http.Request, next, why string
 }
 
 const (
-	// maxStreams at once.
-	maxStreams = 500
+	// maxStreams at once, and of one user.
+	maxStreams       = 500
+	maxStreamsOfUser = 50
 	// streamInterval is how often a view is made again, at most; refreshInterval
 	// at least: rights and times change by themselves.
 	streamInterval  = time.Second
@@ -178,11 +179,16 @@ const (
 
 // stream sends the part of a view that changes whenever it is another.
 func (s *Server) stream(w http.ResponseWriter, r *http.Request, make viewer) {
-	defer s.streams.Add(-1)
-	if s.streams.Add(1) > maxStreams {
+	v, err := s.visitor(r)
+	if err != nil {
+		s.refuse(w, r, err)
+		return
+	}
+	if !s.streams.open(v.user.Username) {
 		http.Error(w, "Too many pages are open.", http.StatusServiceUnavailable)
 		return
 	}
+	defer s.streams.close(v.user.Username)
 	connection := http.NewResponseController(w)
 	_ = connection.SetReadDeadline(time.Time{}) // nothing more is read
 	begun := false

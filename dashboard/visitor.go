@@ -104,6 +104,11 @@ func (v *visitor) holdings(ctx context.Context, subresource, verb string) (*hold
 // queue says whether a queue is among them.
 func (h *holdings) queue(name string) bool { return h.all || h.queues[name] }
 
+// among are those of some queues that are; nil: it is not said which there are.
+func (h *holdings) among(queues []string) []string {
+	return slices.DeleteFunc(slices.Clone(queues), func(name string) bool { return !h.queue(name) })
+}
+
 // has says whether a task is.
 func (h *holdings) has(scope tasks.Scope) bool {
 	if h.all {

@@ -46,7 +46,8 @@ func (s *Server) workers(ctx context.Context, v *visitor, r *http.Request) (*vie
 	running := s.o.Tasks.Running(runs.has, runningListed)
 	data := workersData{Search: r.URL.Query().Get("q")}
 	for _, worker := range s.o.Tasks.Workers() {
-		if !mine.all && !slices.ContainsFunc(worker.Queues, mine.queue) {
+		worker.Queues = mine.among(worker.Queues)
+		if !mine.all && len(worker.Queues) == 0 {
 			continue
 		}
 		data.Total++

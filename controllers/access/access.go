@@ -46,11 +46,12 @@ type User = authenticationv1.UserInfo
 // Namespace "" is all of them, Name "" any.
 type Attempt struct{ Namespace, Resource, Subresource, Name, Verb string }
 
-// Reviewer asks the API server, and remembers what it said for ten seconds.
+// Reviewer asks the API server and, unless it is made by Fresh, remembers what it
+// said for ten seconds.
 type Reviewer struct {
 	api   kubernetes.Interface
 	grace time.Duration
-	known *lru.LRUExpireCache // of keys -> answer
+	known *lru.LRUExpireCache // of keys -> answer; nil: nothing is remembered
 	// asking has a value for each question to the API server that is under way.
 	asking chan struct{}
 }
@@ -65,6 +66,11 @@ type answer struct {
 // before holds for so long as grace.
 func New(api kubernetes.Interface, grace time.Duration) *Reviewer {
 	return &Reviewer{api: api, grace: grace, known: lru.NewLRUExpireCache(maxKnown), asking: make(chan struct{}, maxAsking)}
+}
+
+// Fresh returns a Reviewer that asks each time.
+func Fresh(api kubernetes.Interface) *Reviewer {
+	return &Reviewer{api: api, asking: make(chan struct{}, maxAsking)}
 }
 
 // Identify says whose token it is; ErrUnauthenticated when nobody's. Another
@@ -125,8 +131,7 @@ func (r *Reviewer) May(ctx context.Context, user *User, wanted Attempt) (bool, e
 
 // ask returns what is known, or what the API server says now.
 func (r *Reviewer) ask(ctx context.Context, key [sha256.Size]byte, review func(context.Context) (answer, error)) (answer, error) {
-	value, isKnown := r.known.Get(key)
-	known, _ := value.(answer)
+	known, isKnown := r.recall(key)
 	if isKnown && time.Since(known.at) < knownFor {
 		return known, nil
 	}
@@ -142,9 +147,18 @@ func (r *Reviewer) ask(ctx context.Context, key [sha256.Size]byte, review func(c
 	if err != nil && isKnown && r.grace > 0 {
 		return known, nil
 	}
-	if err == nil {
+	if err == nil && r.known != nil {
 		found.at = time.Now()
 		r.known.Add(key, found, max(knownFor, r.grace))
 	}
 	return found, err
+}
+
+func (r *Reviewer) recall(key [sha256.Size]byte) (answer, bool) {
+	if r.known == nil {
+		return answer{}, false
+	}
+	value, is := r.known.Get(key)
+	known, _ := value.(answer)
+	return known, is
 }

@@ -22,19 +22,21 @@ type Index struct {
 	// order has all tasks by Seen, oldest first; added those that came since it
 	// was last put in order.
 	order, added []*Task
-	children     map[string][]string // id -> ids
+	children     map[string]map[*Task]bool // id -> those of it
 	scopes       []Scope
 	scopeOf      map[Scope]int
 	// counts of each scope's tasks by state.
-	counts  []map[State]int
-	texts   map[string]string // names, queues, workers: each once
-	version uint64
+	counts []map[State]int
+	texts  map[string]string // names, queues, workers: each once
+	// argumentBytes are those of all tasks' arguments.
+	argumentBytes int
+	version       uint64
 }
 
 // NewIndex returns one that holds at most so many tasks.
 func NewIndex(limit int) *Index {
 	return &Index{
-		limit: limit, byID: map[string]*Task{}, children: map[string][]string{}, scopeOf: map[Scope]int{}, texts: map[string]string{},
+		limit: limit, byID: map[string]*Task{}, children: map[string]map[*Task]bool{}, scopeOf: map[Scope]int{}, texts: map[string]string{},
 	}
 }
 
@@ -54,20 +56,34 @@ func (x *Index) Len() int {
 
 // change lets f change the task of this id, which is made when it is not there.
 func (x *Index) change(id string, now time.Time, f func(*Task)) {
+	if len(id) > maxIDBytes {
+		return // no message has such a one
+	}
 	t := x.byID[id]
 	fresh := t == nil
 	if fresh {
 		t = &Task{ID: strings.Clone(id)}
 	}
 	before, parent, scope := t.State, t.ParentID, t.Scope
+	x.argumentBytes -= t.argumentBytes()
 	f(t)
 	if t.State == "" {
 		t.State = Waiting
 	}
+	t.shorten()
+	if x.argumentBytes+t.argumentBytes() > maxArgumentBytes {
+		shorten(maxEnded, &t.Args, &t.Kwargs)
+	}
+	x.argumentBytes += t.argumentBytes()
 	t.Name, t.Worker, t.Queue, t.PeriodicTask = x.once(t.Name), x.once(t.Worker), x.once(t.Queue), x.once(t.PeriodicTask)
-	shorten(t)
 	if t.ParentID != parent {
-		x.children[t.ParentID] = append(x.children[t.ParentID], t.ID)
+		x.leave(parent, t)
+		if t.ParentID != "" && x.children[t.ParentID] == nil {
+			x.children[t.ParentID] = map[*Task]bool{}
+		}
+		if t.ParentID != "" {
+			x.children[t.ParentID][t] = true
+		}
 	}
 	if fresh {
 		t.Seen = firstOf(t.EnqueuedAt, t.StartedAt, t.EndedAt, now)
@@ -98,7 +114,7 @@ func firstOf(times ...time.Time) time.Time {
 const maxScopes = 20_000
 
 func (x *Index) scopeIndex(s Scope) int {
-	if len(x.scopes) >= maxScopes {
+	if _, known := x.scopeOf[s]; !known && len(x.scopes) >= maxScopes {
 		s = Scope{} // for those who may see all
 	}
 	i, known := x.scopeOf[s]
@@ -178,18 +194,22 @@ func (x *Index) forget(n int) {
 // drop a task, except from order.
 func (x *Index) drop(t *Task) {
 	delete(x.byID, t.ID)
+	x.argumentBytes -= t.argumentBytes()
 	x.counts[t.scope][t.State]--
-	if siblings := x.children[t.ParentID]; t.ParentID != "" {
-		if siblings = slices.DeleteFunc(siblings, func(id string) bool { return id == t.ID }); len(siblings) == 0 {
-			delete(x.children, t.ParentID)
-		} else {
-			x.children[t.ParentID] = siblings
-		}
-	}
+	x.leave(t.ParentID, t)
 	x.version++
 }
 
-// Messages takes what a queue holds.
+// leave takes a task from the children of another.
+func (x *Index) leave(parent string, t *Task) {
+	if siblings := x.children[parent]; siblings != nil {
+		if delete(siblings, t); len(siblings) == 0 {
+			delete(x.children, parent)
+		}
+	}
+}
+
+// messages takes what a queue holds.
 func (x *Index) messages(queue string, messages []*celery.Message, now time.Time) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -199,7 +219,7 @@ func (x *Index) messages(queue string, messages []*celery.Message, now time.Time
 	x.settle()
 }
 
-// held takes what is not acknowledged.
+// heldMessages takes what is not acknowledged.
 func (x *Index) heldMessages(all []celery.Held, now time.Time) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -231,7 +251,7 @@ func (x *Index) events(heard []celery.Heard, now time.Time) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	for i := range heard {
-		if h := &heard[i]; h.UUID != "" && len(h.UUID) <= 255 && strings.HasPrefix(h.Type, "task-") {
+		if h := &heard[i]; h.UUID != "" && strings.HasPrefix(h.Type, "task-") {
 			x.change(h.UUID, now, func(t *Task) { t.event(h, now) })
 		}
 	}

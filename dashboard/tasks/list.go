@@ -145,14 +145,19 @@ func (x *Index) Children(id string, may May, limit int) (children []Task, byStat
 	x.mu.RLock()
 	defer x.mu.RUnlock()
 	byState = map[State]int{}
-	for _, child := range x.children[id] {
-		if t := x.byID[child]; t != nil && may(t.Scope) {
+	seen := x.permitted(may)
+	var all []*Task
+	for t := range x.children[id] {
+		if seen[t.scope] {
 			byState[t.State]++
-			children = append(children, *t)
+			all = append(all, t)
 		}
 	}
-	slices.SortFunc(children, func(a, b Task) int { return bySeen(&a, &b) })
-	return children[:min(limit, len(children))], byState
+	slices.SortFunc(all, bySeen)
+	for _, t := range all[:min(limit, len(all))] {
+		children = append(children, *t)
+	}
+	return children, byState
 }
 
 // Names of the tasks that may be seen, in order; at most limit.

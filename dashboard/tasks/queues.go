@@ -13,8 +13,9 @@ const (
 	SampleInterval = 2 * time.Second
 	SampledFor     = time.Hour
 	maxSamples     = int(SampledFor / SampleInterval)
-	// maxQueues that are looked at.
+	// maxQueues that are looked at, maxNamed with those that PeriodicTasks name.
 	maxQueues = 500
+	maxNamed  = 10 * maxQueues
 )
 
 // Sample of a queue.
@@ -69,12 +70,12 @@ func (q *queues) names() []string {
 	return names
 }
 
-// know adds queues that are not known yet.
-func (q *queues) know(names []string) {
+// know adds queues that are not known yet, while fewer than most are.
+func (q *queues) know(names []string, most int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for _, name := range names {
-		if q.byName[name] == nil && len(q.byName) < maxQueues && celery.CheckQueue(name) == nil {
+		if q.byName[name] == nil && len(q.byName) < most && celery.CheckQueue(name) == nil {
 			q.byName[name] = &queue{}
 		}
 	}
@@ -117,11 +118,17 @@ func (q *queues) due(interval time.Duration, now time.Time) (due, same []string)
 	return due, same
 }
 
-// scanned says that a queue has been read.
+// read says that a queue has been read, unread that it could not be.
 func (q *queues) read(name string, at time.Time) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.byName[name].scanned, q.byName[name].same = at, true
+}
+
+func (q *queues) unread(name string) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.byName[name].scanned, q.byName[name].same = time.Time{}, false
 }
 
 func (q *queues) list() []Queue {

@@ -78,6 +78,10 @@ func (t Task) Runtime(now time.Time) time.Duration {
 const (
 	maxUnfinished = 4096
 	maxEnded      = 256
+	maxNameBytes  = 512
+	maxIDBytes    = 255
+	// maxArgumentBytes of all tasks; of the others maxEnded is kept.
+	maxArgumentBytes = 64 << 20
 )
 
 func cut(text string, most int) string {
@@ -87,11 +91,24 @@ func cut(text string, most int) string {
 	return strings.ToValidUTF8(text[:most], "") + "…"
 }
 
-func shorten(t *Task) {
-	if t.State.Ended() {
-		t.Args, t.Kwargs, t.Result, t.Error = cut(t.Args, maxEnded), cut(t.Kwargs, maxEnded), cut(t.Result, maxEnded), cut(t.Error, maxEnded)
+func shorten(most int, texts ...*string) {
+	for _, text := range texts {
+		if len(*text) > most {
+			*text = cut(*text, most-len("…"))
+		}
 	}
 }
+
+func (t *Task) shorten() {
+	shorten(maxNameBytes, &t.Name, &t.Queue, &t.Worker, &t.PeriodicTask, &t.ParentID)
+	most := maxUnfinished
+	if t.State.Ended() {
+		most = maxEnded
+	}
+	shorten(most, &t.Args, &t.Kwargs, &t.Result, &t.Error)
+}
+
+func (t *Task) argumentBytes() int { return len(t.Args) + len(t.Kwargs) }
 
 // StateOf is Celery's word as ours.
 func StateOf(s celery.State) State {

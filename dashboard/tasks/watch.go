@@ -238,8 +238,8 @@ func (w *Watcher) lookUp(ctx context.Context, b *celery.Broker, ids []string) er
 
 // look at what is seen each second: queues, and what is held.
 func (w *Watcher) look(ctx context.Context, b *celery.Broker) error {
-	w.queues.know(w.o.Queues())
-	w.queues.know(w.queueNames())
+	w.queues.know(w.o.Queues(), maxNamed)
+	w.queues.know(w.queueNames(), maxQueues)
 	names := w.queues.names()
 	for page := range slices.Chunk(names, 50) {
 		depths, err := b.Depths(ctx, page)
@@ -293,7 +293,7 @@ func (w *Watcher) find(ctx context.Context, b *celery.Broker) error {
 	if err != nil {
 		return err
 	}
-	w.queues.know(names)
+	w.queues.know(names, maxQueues)
 	err = b.EachResult(ctx, func(page []celery.Result) error {
 		w.Results(page, time.Now())
 		return nil
@@ -316,6 +316,7 @@ func (w *Watcher) reread(ctx context.Context, b *celery.Broker) {
 		w.queues.read(name, at) // what changes from now on makes it due again
 		waiting, err := b.Waiting(ctx, name, maxListed, false)
 		if err != nil {
+			w.queues.unread(name)
 			continue
 		}
 		w.messages(name, waiting, at)

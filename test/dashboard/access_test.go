@@ -1,6 +1,10 @@
 package dashboard
 
 import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -12,6 +16,8 @@ import (
 	"testing"
 	"time"
 
+	authenticationv1 "k8s.io/api/authentication/v1"
+	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -60,6 +66,33 @@ func (w *world) session(t *testing.T, token string) http.CookieJar {
 		t.Fatalf("signing in: %d %s", got.status, got.body)
 	}
 	return jar
+}
+
+// stream of a view, of which line reads the next one that begins so; false: it has
+// ended, and so it must in time.
+func (w *world) stream(t *testing.T, path, token string) (status int, line func(begin string) (string, bool)) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
+	t.Cleanup(cancel)
+	request, err := http.NewRequestWithContext(ctx, "GET", w.page+path, nil)
+	must(t, err)
+	request.Header = http.Header{"Accept": {"text/event-stream"}, "Authorization": {"Bearer " + token}}
+	response, err := http.DefaultClient.Do(request)
+	must(t, err)
+	t.Cleanup(func() { _ = response.Body.Close() })
+	lines := bufio.NewReader(response.Body)
+	return response.StatusCode, func(begin string) (string, bool) {
+		for {
+			text, err := lines.ReadString('\n')
+			if rest, is := strings.CutPrefix(text, begin); is {
+				return rest, true
+			}
+			if errors.Is(err, io.EOF) {
+				return "", false
+			}
+			must(t, err)
+		}
+	}
 }
 
 var csrfField = regexp.MustCompile(`name="csrf" value="([^"]+)"`)
@@ -257,6 +290,88 @@ func TestWhoMay(t *testing.T) {
 		}
 	})
 
+	t.Run("who may act is asked each time", func(t *testing.T) {
+		actor := w.person("bondhu", "actor", false, map[string][]string{"periodictasks/runs": {"create"}})
+		run := func() int {
+			return w.ask(t, "POST", "/schedules/bondhu/hourly-sentiment/run", url.Values{}, bearer(actor), nil).status
+		}
+		eventually(t, "the actor may", func() bool { return run() == http.StatusSeeOther })
+		must(t, w.typed.RbacV1().RoleBindings("bondhu").Delete(t.Context(), "actor", metav1.DeleteOptions{}))
+		eventually(t, "the API server knows that the actor may not", func() bool {
+			review, err := w.typed.AuthorizationV1().SubjectAccessReviews().Create(t.Context(), &authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{
+				User:               "system:serviceaccount:bondhu:actor",
+				ResourceAttributes: &authorizationv1.ResourceAttributes{Group: "weir.dev", Resource: "periodictasks", Subresource: "runs", Verb: "create", Namespace: "bondhu", Name: "hourly-sentiment"},
+			}}, metav1.CreateOptions{})
+			must(t, err)
+			return !review.Status.Allowed
+		})
+		if got := run(); got != http.StatusForbidden {
+			t.Errorf("who may no more gets %d", got)
+		}
+		must(t, w.typed.CoreV1().ServiceAccounts("bondhu").Delete(t.Context(), "actor", metav1.DeleteOptions{}))
+		eventually(t, "the API server does not accept the token", func() bool {
+			review, err := w.typed.AuthenticationV1().TokenReviews().Create(t.Context(), &authenticationv1.TokenReview{Spec: authenticationv1.TokenReviewSpec{Token: actor}}, metav1.CreateOptions{})
+			must(t, err)
+			return !review.Status.Authenticated
+		})
+		if got := run(); got != http.StatusUnauthorized {
+			t.Errorf("whose token is revoked gets %d", got)
+		}
+	})
+
+	t.Run("a worker's other queues are not shown", func(t *testing.T) {
+		w.startWorker("two-sided", "reports,unseen")
+		workers := func(token, search string) string {
+			return w.ask(t, "GET", "/workers?q="+search, nil, bearer(token), nil).body
+		}
+		eventually(t, "the worker says its queues", func() bool { return strings.Contains(workers(admin, ""), ">unseen</a>") })
+		if got := workers(reader, ""); !strings.Contains(got, ">reports</a>") || strings.Contains(got, "unseen") {
+			t.Errorf("a reader sees\n%s", got)
+		}
+		if strings.Contains(workers(reader, "unse"), "two-sided") {
+			t.Error("a reader finds it by the other queue")
+		}
+	})
+
+	t.Run("nobody opens all streams", func(t *testing.T) {
+		for range 50 {
+			if status, _ := w.stream(t, "/limits", other); status != http.StatusOK {
+				t.Fatalf("a stream: %d", status)
+			}
+		}
+		if status, _ := w.stream(t, "/limits", other); status != http.StatusServiceUnavailable {
+			t.Errorf("one more than anybody needs: %d", status)
+		}
+		if status, _ := w.stream(t, "/limits", reader); status != http.StatusOK {
+			t.Errorf("somebody else's: %d", status)
+		}
+	})
+
+	t.Run("a stream ends with its token, and shows no more than its rights", func(t *testing.T) {
+		brief := w.person("bondhu", "brief", false, see)
+		_, line := w.stream(t, "/tasks", brief)
+		if view, _ := line("data: {"); !strings.Contains(view, "/tasks/mine") {
+			t.Fatalf("the stream begins with %s", view)
+		}
+		must(t, w.typed.RbacV1().RoleBindings("bondhu").Delete(t.Context(), "brief", metav1.DeleteOptions{}))
+		for {
+			view, open := line("data: {")
+			if !open {
+				t.Fatal("the stream ended with the right")
+			}
+			if !strings.Contains(view, "/tasks/mine") {
+				break
+			}
+		}
+		must(t, w.typed.CoreV1().ServiceAccounts("bondhu").Delete(t.Context(), "brief", metav1.DeleteOptions{}))
+		if _, said := line("event: end"); !said {
+			t.Error("the stream does not say that it ends")
+		}
+		if _, open := line("data: {"); open {
+			t.Error("the stream goes on")
+		}
+	})
+
 	t.Run("rights that are taken away are gone in ten seconds", func(t *testing.T) {
 		must(t, w.typed.RbacV1().RoleBindings("bondhu").Delete(t.Context(), "reader", metav1.DeleteOptions{}))
 		eventually(t, "the reader sees nothing", func() bool { return !strings.Contains(list(reader).body, "/tasks/mine") })
@@ -299,5 +414,16 @@ func TestWhateverIsCalledAnything(t *testing.T) {
 		if text := b.text(); strings.ContainsAny(text, "\u202e\u2066\u200b\x1b\x00") {
 			t.Errorf("%s: there are characters that nobody sees", path)
 		}
+	}
+	w.enqueue(celery.Signature{ID: "title", Task: "\u202eeltit", Queue: "reports"})
+	eventually(t, "the task is known", func() bool {
+		return strings.Contains(w.ask(t, "GET", "/tasks/title", nil, bearer(admin), nil).body, "⟨U+202E⟩eltit")
+	})
+	_, line := w.stream(t, "/tasks/title", admin)
+	text, _ := line("data: ")
+	var view struct{ Title string }
+	must(t, json.Unmarshal([]byte(text), &view))
+	if view.Title != "⟨U+202E⟩eltit" {
+		t.Errorf("a stream's title is %q", view.Title)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 )
@@ -123,4 +124,18 @@ func TestEventsAreRead(t *testing.T) {
 func FuzzReadEvents(f *testing.F) {
 	f.Add(string(fanoutMessage(map[string]any{"type": "task-received", "uuid": "x"}, eventExchange, "task.received", map[string]any{})))
 	f.Fuzz(func(_ *testing.T, text string) { readEvents(text) })
+}
+
+// Whoever writes results decides what is in them, but not how long it takes to
+// read them.
+func TestAnErrorOfManyPartsIsBounded(t *testing.T) {
+	t.Parallel()
+	parts := strings.Repeat(`"part",`, 10_000)
+	r, err := decodeResult("id", `{"status":"FAILURE","result":{"exc_type":"E","exc_message":[`+parts+`"last"]}}`)
+	if err != nil || !strings.HasPrefix(r.Error, "E: part, part") || len(r.Error) > maxReadErrorBytes+100 {
+		t.Errorf("an error of %d bytes, %v", len(r.Error), err)
+	}
+	if r, err = decodeResult("id", `{"status":"FAILURE","result":{"exc_type":"E","exc_message":["one",2]}}`); err != nil || r.Error != "E: one, 2" {
+		t.Errorf("%q, %v", r.Error, err)
+	}
 }

@@ -133,6 +133,9 @@ func (o Outcome) encode(about of, now time.Time) []byte {
 // maxErrorBytes of an error that is kept.
 const maxErrorBytes = 4096
 
+// maxReadErrorBytes of an error, beyond which its parts are left out.
+const maxReadErrorBytes = 16 << 10
+
 func shortenError(err error) string {
 	text := strings.ToValidUTF8(err.Error(), "\uFFFD")
 	if len(text) > maxErrorBytes {
@@ -239,13 +242,25 @@ func decodeResult(id, text string) (Result, error) {
 		r.Value = nil
 		var e exception
 		if json.Unmarshal(m.Result, &e) == nil && e.Type != "" {
-			r.Error = e.Type
-			for i, part := range e.Message {
-				r.Error += [...]string{": ", ", "}[min(i, 1)] + fmt.Sprint(part)
-			}
+			r.Error = e.text()
 		}
 	}
 	return r, nil
+}
+
+// text of an exception, as Python's traceback ends with.
+func (e *exception) text() string {
+	var text strings.Builder
+	text.WriteString(e.Type)
+	for i, part := range e.Message {
+		if text.Len() > maxReadErrorBytes {
+			text.WriteString(", …")
+			break
+		}
+		text.WriteString([...]string{": ", ", "}[min(i, 1)])
+		fmt.Fprint(&text, part)
+	}
+	return text.String()
 }
 
 // childrenOf are the ids in Celery's nested lists: each [[id, parent], …].
