@@ -17,8 +17,8 @@ import (
 const (
 	// maxNew refusals of an interval are told, each of another caller.
 	maxNew = 4
-	// fewCallers are told with every report; more with every so many, since they
-	// are what costs Redis most.
+	// fewCallers are told with every report; more in one of so many, since they are
+	// what costs Redis most: at once where none were told for so long.
 	fewCallers  = 8
 	callersEach = 5
 )
@@ -85,7 +85,7 @@ func (r *Recorder) Follow(namespace string, services []string) []*Recording {
 	for i, service := range services {
 		policy := Policy{namespace, service}
 		if r.policies[policy] == nil {
-			r.policies[policy] = &Recording{policy: policy, now: &interval{callers: &sketch{}}, spare: &interval{callers: &sketch{}}}
+			r.policies[policy] = &Recording{policy: policy, now: &interval{callers: &sketch{}}, spare: &interval{callers: &sketch{}}, held: callersEach}
 		}
 		followed[i] = r.policies[policy]
 		followed[i].gone = false
@@ -127,7 +127,7 @@ type Recording struct {
 	now *interval
 	// spare is the next one, while the last is sent.
 	spare *interval
-	// held is for how many reports callers were not told.
+	// held is for how many reports no callers were told.
 	held int
 }
 
@@ -219,7 +219,7 @@ func (r *Recording) take(last bool) *interval {
 	defer r.mu.Unlock()
 	taken, callers := r.now, len(r.now.callers.callers)
 	hold := callers > fewCallers && r.held+1 < callersEach && !last
-	if r.held++; !hold {
+	if r.held++; callers > 0 && !hold {
 		r.held = 0
 	}
 	if taken.Counts == (Counts{}) && (callers == 0 || hold) {

@@ -235,7 +235,8 @@ func TestHostileIdentities(t *testing.T) {
 	}
 }
 
-// Many callers are told with every fifth report, few with each, and none is lost.
+// Many callers are told with the first report, then with every fifth, few with
+// each, and none is lost.
 func TestManyCallersAreToldTogether(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
@@ -255,6 +256,10 @@ func TestManyCallersAreToldTogether(t *testing.T) {
 		}
 		r.send(time.Now(), false)
 	}
+	report(fewCallers + 1)
+	if got := told(); got != asked {
+		t.Errorf("of the first callers %d units are told, want %d", got, asked)
+	}
 	report(fewCallers)
 	if got := told(); got != asked {
 		t.Errorf("of few callers %d units are told, want %d", got, asked)
@@ -270,6 +275,13 @@ func TestManyCallersAreToldTogether(t *testing.T) {
 	r.send(time.Now(), false) // nothing happened, but it is their turn
 	if got := told(); got != asked {
 		t.Errorf("in the end %d units are told, want %d", got, asked)
+	}
+	for range callersEach {
+		r.send(time.Now(), false) // nothing happened
+	}
+	report(fewCallers + 1)
+	if got := told(); got != asked {
+		t.Errorf("after a silence %d units are told, want %d", got, asked)
 	}
 	report(fewCallers + 1)
 	r.Follow("shop", nil)

@@ -197,14 +197,12 @@ func (b *browser) picture(name string) {
 	must(b.t, os.WriteFile(filepath.Join(folder, name+".png"), get(b, chromedp.FullScreenshot(100)), 0o644))
 }
 
-// clickIn clicks what is found in the first row of a table that has a text.
-func clickIn(text, selector string) chromedp.Action[chromedp.Void] {
-	return chromedp.Func(func(ctx context.Context, _ *chromedp.Target) error {
-		clicked, err := chromedp.Run(ctx, chromedp.Evaluate[bool](fmt.Sprintf(
-			`(() => { const row = [...document.querySelectorAll("tbody tr")].find(r => r.innerText.includes(%q)); const e = row && row.querySelector(%q); if (e) e.click(); return !!e })()`, text, selector)))
-		if err == nil && !clicked {
-			err = fmt.Errorf("no row with %q has %s", text, selector)
-		}
-		return err
+// clickIn clicks what is found in the first row of a table that has a text, once it
+// is there.
+func (b *browser) clickIn(text, selector string) {
+	b.t.Helper()
+	eventually(b.t, fmt.Sprintf("a row with %q has %s", text, selector), func() bool {
+		return evaluate[bool](b, fmt.Sprintf(
+			`(() => { const row = [...document.querySelectorAll("tbody tr")].find(r => r.innerText.includes(%q)); const e = row && row.querySelector(%q); if (e) e.click(); return !!e })()`, text, selector))
 	})
 }

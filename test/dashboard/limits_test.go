@@ -91,10 +91,10 @@ func TestLimits(t *testing.T) {
 	b.scheme("light")
 	b.size(1280, 900)
 
-	b.do(clickIn("user_42", `button[aria-label="Reset user_42"]`))
+	b.clickIn("user_42", `button[aria-label="Reset user_42"]`)
 	b.sees("The caller's windows are empty")
-	b.do(clickIn("user_42", "summary"))
-	b.do(clickIn("user_42", "details button"))
+	b.clickIn("user_42", "summary")
+	b.clickIn("user_42", "details button")
 	b.sees("Granted 50 requests more in each window until")
 	b.sees("150")
 
