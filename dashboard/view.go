@@ -227,7 +227,7 @@ func (s *Server) stream(w http.ResponseWriter, r *http.Request, make viewer) {
 			message := ":\n\n" // it is there still
 			if !bytes.Equal(part, last) {
 				last = part
-				text, _ := json.Marshal(map[string]string{"title": f.Title, "view": string(part)})
+				text, _ := json.Marshal(map[string]string{"title": string(shown([]byte(f.Title))), "view": string(part)})
 				message = "event: view\ndata: " + string(text) + "\n\n"
 			}
 			if _, err := fmt.Fprint(w, message); err != nil || connection.Flush() != nil {
