@@ -20,7 +20,8 @@ const secondBatch = 16
 
 // command is a take on its way to the script.
 type command struct {
-	verb, id string
+	verb   byte
+	id     [idBytes]byte
 	quotas   []quota
 	// settle is decided before the take; nil: nothing is.
 	settle *command
@@ -32,8 +33,7 @@ type command struct {
 	alone bool
 	// deadline of the answer.
 	deadline time.Time
-	// done receives when reply or err is set, unless the command's own
-	// goroutine does that.
+	// done receives when reply or err is set; nil: nobody waits for that.
 	done  chan struct{}
 	reply []int64 // 2 + 3 for each quota; none for settle and note
 	read  reading // when the script ran; kept where there is a recorder
@@ -55,23 +55,29 @@ type batcher struct {
 	waiting []*command
 }
 
+// dones are channels that nobody has, each with room for one.
+var dones = sync.Pool{New: func() any { return make(chan struct{}, 1) }}
+
 // do has the script decide and returns when it has, or c's deadline has passed,
-// or ctx has ended.
+// or ctx has ended. All deadlines are equally far from when do is called.
 func (b *batcher) do(ctx context.Context, c *command) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
 	b.mu.Lock()
 	if b.flying > 0 {
-		c.done = make(chan struct{}, 1)
+		c.done = dones.Get().(chan struct{})
 		b.waiting = append(b.waiting, c)
 		if b.flying == 1 && len(b.waiting) >= secondBatch {
 			b.flying++
 			go b.fly(b.next())
 		}
 		b.mu.Unlock()
+		// It waits for its deadline at most: every batch ends by that of its first, and
+		// those before it began to wait earlier.
 		select {
 		case <-c.done:
+			dones.Put(c.done)
 			return c.err
 		case <-ctx.Done():
 			return ctx.Err()
@@ -79,7 +85,9 @@ func (b *batcher) do(ctx context.Context, c *command) error {
 	}
 	b.flying++
 	b.mu.Unlock()
-	b.send(ctx, []*command{c})
+	within, cancel := context.WithDeadline(ctx, c.deadline)
+	b.send(within, []*command{c})
+	cancel()
 	b.mu.Lock()
 	next := b.next()
 	b.mu.Unlock()
@@ -108,9 +116,6 @@ func (b *batcher) fly(batch []*command) {
 		ctx, cancel := context.WithDeadline(context.Background(), batch[0].deadline)
 		b.send(ctx, batch)
 		cancel()
-		for _, c := range batch {
-			c.done <- struct{}{}
-		}
 		b.mu.Lock()
 		batch = b.next()
 		b.mu.Unlock()
@@ -129,16 +134,24 @@ func (b *batcher) send(ctx context.Context, batch []*command) {
 	err := b.ask(ctx, all)
 	if _, ofServer := err.(redis.Error); ofServer && len(settling)+len(batch) > 1 && !redis.IsReadOnlyError(err) { //nolint:errorlint // go-redis returns it as it is
 		for _, c := range batch {
-			c.err = b.call([]*command{c})
+			c.end(b.call([]*command{c}))
 		}
 		b.memory.later(settling...)
 		return
 	}
 	if err != nil {
 		b.memory.later(settling...)
-		for _, c := range batch {
-			c.err = err
-		}
+	}
+	for _, c := range batch {
+		c.end(err)
+	}
+}
+
+// end tells whoever waits.
+func (c *command) end(err error) {
+	c.err = err
+	if c.done != nil {
+		c.done <- struct{}{}
 	}
 }
 
@@ -156,8 +169,7 @@ func (b *batcher) ask(ctx context.Context, batch []*command) error {
 	if micros := b.clock(); micros != 0 {
 		now = strconv.FormatInt(micros, 10)
 	}
-	s.args, s.numbers = append(make([]any, 0, 1+len(batch)), now), 1
-	s.keys = make([]string, 0, len(batch))
+	s.text, s.keys, s.numbers = make([]byte, 0, usualBytes*len(batch)), make([]string, 0, 2*len(batch)), 1
 	for _, c := range batch {
 		if c.settle != nil {
 			s.add(c.settle)
@@ -169,7 +181,7 @@ func (b *batcher) ask(ctx context.Context, batch []*command) error {
 	if recorder != nil {
 		read.from = b.memory.now()
 	}
-	reply, err := takeScript.Run(ctx, b.client, s.keys, s.args...).Int64Slice()
+	reply, err := takeScript.Run(ctx, b.client, s.keys, now, s.text).Int64Slice()
 	if err != nil {
 		return err
 	}
@@ -191,19 +203,22 @@ func (b *batcher) ask(ctx context.Context, batch []*command) error {
 // script is a call of take.lua in the making; numbers is how long its reply is.
 type script struct {
 	keys    []string
-	args    []any
+	text    []byte
 	numbers int
 }
+
+// usualBytes of a command's text: with one limit there are 33.
+const usualBytes = 48
 
 func (s *script) add(c *command) {
 	number := c.want
 	if c.silent() {
 		number = int64(len(c.uses))
 	}
-	text := make([]byte, 0, 18+11*len(c.uses)+13*len(c.quotas))
-	text = append(append(text, c.verb...), c.id...)
+	text := append(append(s.text, c.verb), c.id[:]...)
 	text = appendNumber(text, number, 4)
 	text = appendNumber(text, c.length/1000, 4)
+	text = appendNumber(text, int64(len(c.quotas)), 2)
 	for _, u := range c.uses {
 		text = appendNumber(text, u.takes, 4)
 		text = appendNumber(text, u.within, 7)
@@ -221,7 +236,7 @@ func (s *script) add(c *command) {
 		text = appendNumber(text, q.limit.WindowMillis, 5)
 		text = appendNumber(text, q.cost, 4)
 	}
-	s.args = append(s.args, text)
+	s.text = text
 	s.numbers += c.numbers()
 }
 

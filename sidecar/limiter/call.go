@@ -3,8 +3,10 @@ package limiter
 import (
 	"cmp"
 	"context"
-	"crypto/rand"
 	_ "embed"
+	"encoding/binary"
+	"math/rand/v2"
+	"regexp"
 	"slices"
 	"time"
 
@@ -14,16 +16,29 @@ import (
 //go:embed take.lua
 var takeSource string
 
-var takeScript = redis.NewScript(takeSource)
+var takeScript = redis.NewScript(inlined(takeSource))
+
+var namedNumber = regexp.MustCompile(`(?m)^ *local ([A-Z_]+) = (\d+).*$`)
+
+// inlined is a script with its named numbers written out, line by line: Redis makes
+// a script's functions with each call, and each variable that they share costs.
+func inlined(script string) string {
+	named := namedNumber.FindAllStringSubmatch(script, -1)
+	script = namedNumber.ReplaceAllString(script, "")
+	for _, n := range named {
+		script = regexp.MustCompile(`\b`+n[1]+`\b`).ReplaceAllString(script, n[2])
+	}
+	return script
+}
 
 // The script's verbs: take, peek, give, settle, note, reset.
 const (
-	verbTake   = "t"
-	verbPeek   = "p"
-	verbGive   = "g"
-	verbSettle = "s"
-	verbNote   = "n"
-	verbReset  = "r"
+	verbTake   byte = 't'
+	verbPeek   byte = 'p'
+	verbGive   byte = 'g'
+	verbSettle byte = 's'
+	verbNote   byte = 'n'
+	verbReset  byte = 'r'
 )
 
 // giveLength is how long a take may be given back that several nodes of a Redis
@@ -32,14 +47,15 @@ const giveLength = 10 * time.Second
 
 // call is one Take or Remaining on its way through the store.
 type call struct {
-	// ctx ends with the store's timeout, caller's when nobody waits any longer.
-	ctx, caller context.Context
-	backend     *backend
-	quotas      []quota
+	// caller ends when nobody waits any longer, deadline is the store's.
+	caller   context.Context
+	deadline time.Time
+	backend  *backend
+	quotas   []quota
 	// groups are what one script can decide, each a list of indices into
 	// quotas: one alone, unless Redis Cluster places the keys apart.
 	groups [][]int
-	id     string
+	id     [idBytes]byte
 	// takes are what the memory knows the quotas by, and request what it asks
 	// for.
 	takes   []Take
@@ -48,15 +64,28 @@ type call struct {
 	// have it, for a recorder.
 	decision Decision
 	times    []int64
+	// first is the memory of what most calls need one of.
+	first struct {
+		command command
+		quota   [1]quota
+		state   [1]Quota
+	}
 }
 
-func newCall(ctx context.Context, b *backend, takes []Take, quotas []quota) *call {
-	c := &call{ctx: ctx, backend: b, takes: takes, quotas: quotas, id: newID(), groups: groupsOf(quotas, b.cluster)}
-	c.decision.Quotas = make([]Quota, len(quotas))
+// newCall checks takes.
+func newCall(caller context.Context, takes []Take) (c *call, err error) {
+	c = &call{caller: caller, takes: takes}
+	c.quotas, err = quotasOf(c.first.quota[:0], takes)
+	return c, err
+}
+
+// to names the store that the call goes to.
+func (c *call) to(b *backend, deadline time.Time) {
+	c.backend, c.deadline, c.id, c.groups = b, deadline, newID(), groupsOf(c.quotas, b.cluster)
+	c.decision.Quotas = slices.Grow(c.first.state[:0], len(c.quotas))[:len(c.quotas)]
 	if b.memory.recorder != nil {
-		c.times = make([]int64, len(quotas))
+		c.times = make([]int64, len(c.quotas))
 	}
-	return c
 }
 
 // idBytes of a take's name, as take.lua has it.
@@ -64,10 +93,10 @@ const idBytes = 9
 
 // newID names a take: so many random bytes that a collision is out of reach, and an
 // entry of a log small.
-func newID() string {
-	var random [idBytes]byte
-	_, _ = rand.Read(random[:]) // never fails, see its documentation
-	return string(random[:])
+func newID() (id [idBytes]byte) {
+	binary.LittleEndian.PutUint64(id[:], rand.Uint64()) //nolint:gosec // no secret
+	id[idBytes-1] = byte(rand.Uint32())                 //nolint:gosec // no secret
+	return id
 }
 
 // onlyGroup is that of a single quota.
@@ -118,7 +147,7 @@ func (c *call) take() (Decision, error) {
 // takeGroups returns what was asked last.
 func (c *call) takeGroups() (asked *command, err error) {
 	for i, group := range c.groups {
-		if asked, err = c.run(c.ctx, verbTake, group); err != nil {
+		if asked, err = c.run(verbTake, group); err != nil {
 			c.giveBack(c.groups[:i])
 			return asked, err
 		}
@@ -141,7 +170,7 @@ func (c *call) refused(refusing int) error {
 		case i < refusing:
 			verb = verbGive
 		}
-		if _, err := c.run(c.ctx, verb, group); err != nil {
+		if _, err := c.run(verb, group); err != nil {
 			c.giveBack(c.groups[min(i, refusing):refusing])
 			return err
 		}
@@ -154,7 +183,7 @@ func (c *call) refused(refusing int) error {
 func (c *call) peek() (Decision, error) {
 	c.decision.Admitted = true
 	for _, group := range c.groups {
-		asked, err := c.run(c.ctx, verbPeek, group)
+		asked, err := c.run(verbPeek, group)
 		if err != nil {
 			return Decision{}, err
 		}
@@ -174,21 +203,19 @@ func (c *call) giveBack(groups [][]int) {
 	again.decision = Decision{Quotas: make([]Quota, len(c.quotas))}
 	c.backend.calls.Go(func() {
 		for _, group := range groups {
-			ctx, cancel := context.WithTimeout(context.WithoutCancel(c.ctx), c.backend.store.Timeout())
-			_, _ = again.run(ctx, verbGive, group) // what cannot be given back leaves with the window
-			cancel()
+			again.deadline = time.Now().Add(c.backend.store.Timeout())
+			_, _ = again.run(verbGive, group) // what cannot be given back leaves with the window
 		}
 	})
 }
 
 // run has the script decide over a group and notes the state of its quotas.
-func (c *call) run(ctx context.Context, verb string, group []int) (asked *command, err error) {
-	deadline, ok := ctx.Deadline()
-	if !ok {
-		deadline = time.Now().Add(c.backend.store.Timeout())
-	}
+func (c *call) run(verb byte, group []int) (asked *command, err error) {
 	started := time.Now()
-	asked = &command{verb: verb, id: c.id, quotas: c.quotas, deadline: deadline}
+	if asked = &c.first.command; len(c.groups) > 1 {
+		asked = new(command)
+	}
+	*asked = command{verb: verb, id: c.id, quotas: c.quotas, deadline: c.deadline}
 	switch {
 	case len(c.groups) > 1 && verb != verbPeek:
 		asked.length = giveLength.Nanoseconds()
@@ -199,11 +226,14 @@ func (c *call) run(ctx context.Context, verb string, group []int) (asked *comman
 		}
 	}
 	if c.backend.batch != nil { // the group is all quotas
-		err = c.backend.batch.do(ctx, asked)
+		err = c.backend.batch.do(c.caller, asked)
 	} else {
 		asked.quotas = make([]quota, 0, len(group))
 		for _, i := range group {
 			asked.quotas = append(asked.quotas, c.quotas[i])
+		}
+		if until, ok := c.caller.Deadline(); ok && until.Before(asked.deadline) {
+			asked.deadline = until
 		}
 		err = c.backend.alone().call([]*command{asked})
 		if verb == verbTake && len(c.groups) == 1 && redis.IsTryAgainError(err) {

@@ -62,11 +62,22 @@ func mustTakeAnew(t tester, l *Limiter, takes ...Take) Decision {
 
 func mustQuotas(t tester, takes []Take) []quota {
 	t.Helper()
-	quotas, err := quotasOf(takes)
+	quotas, err := quotasOf(nil, takes)
 	if err != nil {
 		t.Fatalf("listing the quotas of %+v: %v", takes, err)
 	}
 	return quotas
+}
+
+// mustCall is a call that has all the time that a test has.
+func mustCall(t tester, b *backend, takes ...Take) *call {
+	t.Helper()
+	c, err := newCall(context.Background(), takes)
+	if err != nil {
+		t.Fatalf("a call of %+v: %v", takes, err)
+	}
+	c.to(b, time.Now().Add(patience))
+	return c
 }
 
 // perMinute asks for one unit of an identity's quota.
@@ -180,7 +191,7 @@ func (l *logged) count(text string) int { return strings.Count(l.String(), text)
 func (m *memory) forget() {
 	for i := range m.shards {
 		m.shards[i].mu.Lock()
-		m.shards[i].entries = nil
+		m.shards[i].entries, m.shards[i].seen = nil, nil
 		m.shards[i].mu.Unlock()
 	}
 }

@@ -140,7 +140,7 @@ func TestLateUseOfALeaseIsNotForgottenEarly(t *testing.T) {
 		begin, memory, left := f.now, f.limiters[0].backend.memory, int64(0)
 		for range 200 {
 			f.take(t, 0, take)
-			if e := memory.entryOf(take); e.lease != nil && e.lease.left > left {
+			if e := memory.entryOf(take); e != nil && e.lease != nil && e.lease.left > left {
 				left = e.lease.left
 			} else if left > 20 {
 				break
@@ -217,7 +217,7 @@ func TestASecondLeaseKeepsUpWithItsCaller(t *testing.T) {
 		var sizes []int64
 		for range 1000 {
 			f.take(t, 0, take)
-			if e := f.limiters[0].backend.memory.entryOf(take); e.lease != nil && e.lease != last {
+			if e := f.limiters[0].backend.memory.entryOf(take); e != nil && e.lease != nil && e.lease != last {
 				last = e.lease
 				sizes = append(sizes, last.left)
 			}
@@ -371,7 +371,7 @@ func TestRefusalsAtTheSameTimeAreOne(t *testing.T) {
 	memory.forget()
 	for _, want := range []time.Duration{time.Second, 2 * time.Second, 4 * time.Second, 10 * time.Second, 20 * time.Second} {
 		for range 3 {
-			c := newCall(t.Context(), f.limiters[0].backend, []Take{take}, mustQuotas(t, []Take{take}))
+			c := mustCall(t, f.limiters[0].backend, take)
 			f.now += 10
 			if d, err := c.take(); err != nil || d.Admitted {
 				t.Fatalf("%+v, error %v, want refused", d, err)
@@ -410,7 +410,7 @@ func TestRefusalsAreRemembered(t *testing.T) {
 
 // entryOf is what is known of a take.
 func (m *memory) entryOf(take Take) *entry {
-	s, _, e := m.find([]Take{take})
+	s, e := m.at(m.hash([]Take{take}))
 	defer s.mu.Unlock()
 	return e
 }

@@ -50,6 +50,7 @@ type log struct {
 	window, slice int64 // nanoseconds
 	cells         []cell
 	units         int64
+	first         [1]cell // the memory of the only one, as with most identities
 }
 
 // cell is the units of a slice, which ends at its number times its length.
@@ -83,6 +84,9 @@ func (l *log) add(at, units int64) {
 	if i > 0 && l.cells[i-1].slice == slice {
 		l.cells[i-1].units += units
 		return
+	}
+	if l.cells == nil {
+		l.cells = l.first[:0]
 	}
 	l.cells = append(l.cells, cell{})
 	copy(l.cells[i+1:], l.cells[i:])
@@ -223,7 +227,7 @@ func (g *ledger) state(t *Take, q *quota, now int64) Quota {
 
 // report is what one log in Redis does not know of yet.
 type report struct {
-	id    string
+	id    [idBytes]byte
 	quota quota
 	log   log
 }

@@ -165,7 +165,7 @@ func TestLeasesCountInTheShare(t *testing.T) {
 	takes := []Take{take}
 	hash := m.hash(takes)
 	e := m.shards[hash%shardCount].remember(hash, takes, now)
-	e.lease = &lease{id: [idBytes]byte([]byte(newID())), begin: now, end: now + int64(9*time.Second), length: int64(10 * time.Second), left: 90}
+	e.lease = &lease{id: newID(), begin: now, end: now + int64(9*time.Second), length: int64(10 * time.Second), left: 90}
 	for range 90 {
 		now += int64(time.Millisecond)
 		if d, ok := m.answer(takes, nil); !ok || !d.Admitted {

@@ -244,18 +244,18 @@ func (l *Limiter) TakeInto(ctx context.Context, takes []Take, quotas []Quota) (D
 			return decision, nil
 		}
 	}
-	asked, err := quotasOf(takes)
-	if err != nil || len(asked) == 0 {
+	c, err := newCall(ctx, takes)
+	if err != nil || len(takes) == 0 {
 		return Decision{Admitted: err == nil}, err
 	}
 	if b != nil {
-		if err := b.away(asked); err != nil {
+		if err := b.away(c.quotas); err != nil {
 			l.metrics.failures.Inc()
 			return Decision{}, err
 		}
 	}
 	start := time.Now()
-	decision, err := l.decide(ctx, b, takes, asked, (*call).take)
+	decision, err := c.decide(b, start, (*call).take)
 	l.metrics.observe(time.Since(start), decision.Admitted, err)
 	if decision.Admitted {
 		b.memory.recorder.flush()
@@ -266,19 +266,19 @@ func (l *Limiter) TakeInto(ctx context.Context, takes []Take, quotas []Quota) (D
 // Remaining says what Take would answer, and takes nothing: Admitted is whether
 // the takes would be admitted now. Its errors are Take's.
 func (l *Limiter) Remaining(ctx context.Context, takes []Take) (Decision, error) {
-	quotas, err := quotasOf(takes)
-	if err != nil || len(quotas) == 0 {
+	c, err := newCall(ctx, takes)
+	if err != nil || len(takes) == 0 {
 		return Decision{Admitted: err == nil}, err
 	}
 	b := l.acquire()
 	if b != nil {
 		defer b.calls.Done()
-		if err := b.away(quotas); err != nil {
+		if err := b.away(c.quotas); err != nil {
 			l.metrics.failures.Inc()
 			return Decision{}, err
 		}
 	}
-	decision, err := l.decide(ctx, b, takes, quotas, (*call).peek)
+	decision, err := c.decide(b, time.Now(), (*call).peek)
 	if errors.Is(err, ErrStore) {
 		l.metrics.failures.Inc()
 	}
@@ -296,16 +296,12 @@ func (l *Limiter) Ping(ctx context.Context) error {
 	return b.ping(ctx)
 }
 
-// decide asks the store of a backend, which is nil when there is none.
-func (l *Limiter) decide(ctx context.Context, b *backend, takes []Take, quotas []quota, verb func(*call) (Decision, error)) (Decision, error) {
+// decide asks the store of a backend, which is nil when there is none, from now on.
+func (c *call) decide(b *backend, now time.Time, verb func(*call) (Decision, error)) (Decision, error) {
 	if b == nil {
 		return Decision{}, errNoStore
 	}
-	caller := ctx
-	ctx, cancel := context.WithTimeout(ctx, b.store.Timeout())
-	defer cancel()
-	c := newCall(ctx, b, takes, quotas)
-	c.caller = caller
+	c.to(b, now.Add(b.store.Timeout()))
 	decision, err := verb(c)
 	if err != nil {
 		return Decision{}, b.Explain(err)

@@ -26,7 +26,7 @@ func (l *Limiter) RemainingLocally(takes []Take) (Decision, error) {
 }
 
 func (l *Limiter) decideLocally(takes []Take, quotas []Quota, take bool) (Decision, error) {
-	asked, err := quotasOf(takes)
+	asked, err := quotasOf(nil, takes)
 	if err != nil {
 		return Decision{}, err
 	}
@@ -47,7 +47,7 @@ func (l *Limiter) decideLocally(takes []Take, quotas []Quota, take bool) (Decisi
 // fold ends a lease of the takes that can be used no more, so that the ledger
 // knows how it was used.
 func (m *memory) fold(takes []Take) {
-	s, _, e := m.find(takes)
+	s, e := m.at(m.hash(takes))
 	defer s.mu.Unlock()
 	if e == nil || e.lease == nil {
 		return

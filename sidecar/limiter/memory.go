@@ -44,6 +44,9 @@ const maxOver = 64 << 10
 type shard struct {
 	mu      sync.Mutex // guards the entries, too
 	entries map[uint64]*entry
+	// seen once, lately, and when: most callers of many come no second time, and need
+	// no entry.
+	seen map[uint64]int64
 	// last are the takes of the entry made last: the next one's are often of the same
 	// service, whose name and limits they share.
 	last []Take
@@ -67,6 +70,11 @@ type entry struct {
 	states []state
 	at     int64
 	until  int64
+	// first is the memory of what most entries have one of.
+	first struct {
+		take  [1]Take
+		state [1]state
+	}
 }
 
 // state of a quota, as in Quota.
@@ -95,14 +103,7 @@ func (m *memory) hash(takes []Take) uint64 {
 	return h.Sum64()
 }
 
-// find locks the shard of some takes and returns it with their entry, if any.
-func (m *memory) find(takes []Take) (*shard, uint64, *entry) {
-	hash := m.hash(takes)
-	s, e := m.at(hash)
-	return s, hash, e
-}
-
-// at is find, of a hash.
+// at locks the shard of some takes' hash and returns it with their entry, if any.
 func (m *memory) at(hash uint64) (*shard, *entry) {
 	s := &m.shards[hash%shardCount]
 	s.mu.Lock()
@@ -139,7 +140,7 @@ func (e *entry) is(takes []Take) bool {
 
 // answer decides without Redis, if it can. It writes into the memory of quotas.
 func (m *memory) answer(takes []Take, quotas []Quota) (decision Decision, decided bool) {
-	s, _, e := m.find(takes)
+	s, e := m.at(m.hash(takes))
 	defer s.mu.Unlock()
 	if e == nil || !e.is(takes) {
 		return Decision{}, false
@@ -192,15 +193,15 @@ type request struct {
 
 // asks says what to ask of Redis beside the takes.
 func (m *memory) asks(takes []Take) request {
-	s, hash, e := m.find(takes)
+	hash := m.hash(takes)
+	s, e := m.at(hash)
 	defer s.mu.Unlock()
 	r := request{start: m.now(), length: leaseLength(takes), hash: hash}
 	switch {
 	case e == nil:
-		if r.length > 0 {
-			s.remember(hash, takes, r.start)
+		if e = s.again(&r, takes); e == nil {
+			return r
 		}
-		return r
 	case !e.is(takes):
 		if e.names(takes) { // the limits have changed
 			r.settle = m.end(e, r.start)
@@ -223,6 +224,25 @@ func (m *memory) asks(takes []Take) request {
 	return r
 }
 
+// again makes an entry of takes that may have a lease and were seen before; it is nil,
+// and they are seen, the first time.
+func (s *shard) again(r *request, takes []Take) *entry {
+	if r.length == 0 {
+		return nil
+	}
+	if before, is := s.seen[r.hash]; is {
+		delete(s.seen, r.hash)
+		return s.remember(r.hash, takes, before)
+	}
+	if s.seen == nil {
+		s.seen = map[uint64]int64{}
+	}
+	if len(s.seen) < maxEntries/shardCount {
+		s.seen[r.hash] = r.start
+	}
+	return nil
+}
+
 // end ends the lease and says how to settle it; nil when there is none. The next
 // one should be for half as many takes again as this one was used for, since
 // callers are not even, or, if it was used up, for as many as that pace would
@@ -242,22 +262,23 @@ func (m *memory) end(e *entry, now int64) *command {
 		e.want = min(times*used, maxLeaseTakes)
 	}
 	e.lease = nil
-	quotas, err := quotasOf(e.takes)
+	quotas, err := quotasOf(nil, e.takes)
 	if err != nil {
 		return nil // they were taken
 	}
-	return &command{verb: verbSettle, id: string(l.id[:]), quotas: quotas, uses: uses, length: l.length}
+	return &command{verb: verbSettle, id: l.id, quotas: quotas, uses: uses, length: l.length}
 }
 
 // remember makes an entry, if there is room.
-func (s *shard) remember(hash uint64, takes []Take, now int64) *entry {
+func (s *shard) remember(hash uint64, takes []Take, seen int64) *entry {
 	if len(s.entries) >= maxEntries/shardCount {
 		return nil
 	}
 	if s.entries == nil {
 		s.entries = map[uint64]*entry{}
 	}
-	e, quotas := &entry{takes: slices.Clone(takes), seen: now}, 0
+	e, quotas := &entry{seen: seen}, 0
+	e.takes = append(e.first.take[:0], takes...)
 	for i := range e.takes {
 		t := &e.takes[i]
 		quotas += len(t.Limits)
@@ -268,7 +289,7 @@ func (s *shard) remember(hash uint64, takes []Take, now int64) *entry {
 		}
 		t.Namespace, t.Service, t.Limits = strings.Clone(t.Namespace), strings.Clone(t.Service), slices.Clone(t.Limits)
 	}
-	e.states = make([]state, quotas)
+	e.states = slices.Grow(e.first.state[:0], quotas)[:quotas]
 	s.entries[hash], s.last = e, e.takes
 	return e
 }
@@ -298,7 +319,7 @@ func (m *memory) learn(takes []Take, r request, c *command, d Decision) {
 	e.hear(r.start, now, d, c.reply[1] == 1 || len(c.quotas) < len(d.Quotas)) // of a cluster, others' leases are not told of
 	if leased > 0 {
 		m.later(m.end(e, now)) // one that came meanwhile
-		e.lease = &lease{id: [idBytes]byte([]byte(c.id)), begin: r.start, end: r.start + r.length - r.length/256, length: r.length, left: leased}
+		e.lease = &lease{id: c.id, begin: r.start, end: r.start + r.length - r.length/256, length: r.length, left: leased}
 		if m.recorder != nil {
 			e.lease.counted = &counted{times: c.times(), read: c.read}
 		}
@@ -436,7 +457,15 @@ func (s *shard) sweep(m *memory, all bool) {
 			delete(s.entries, hash)
 		}
 	}
+	for hash, at := range s.seen {
+		if now-at > maxLeaseLength.Nanoseconds() {
+			delete(s.seen, hash)
+		}
+	}
 	if len(s.entries) == 0 {
 		s.entries, s.last = nil, nil // a map keeps the memory of its largest size
+	}
+	if len(s.seen) == 0 {
+		s.seen = nil
 	}
 }

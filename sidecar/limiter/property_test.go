@@ -221,7 +221,7 @@ func TestRepeatedCallCountsOnce(t *testing.T) {
 			}
 		}
 		l.clock = func() int64 { return now }
-		call, other := newCall(t.Context(), l.backend, takes, quotas), newCall(t.Context(), l.backend, takes, quotas)
+		call, other := mustCall(t, l.backend, takes...), mustCall(t, l.backend, takes...)
 		take(call)
 		before := client.Get(t.Context(), long).Val()
 		now++

@@ -35,39 +35,42 @@ type quota struct {
 	key string
 }
 
-// quotasOf lists the quotas that takes ask for, in their order.
-func quotasOf(takes []Take) ([]quota, error) {
+// quotasOf lists the quotas that takes ask for, in their order, in the memory of a
+// slice, if it is large enough.
+func quotasOf(quotas []quota, takes []Take) ([]quota, error) {
 	n := 0
 	for i := range takes {
 		n += len(takes[i].Limits)
 	}
-	quotas := make([]quota, 0, n)
+	quotas = slices.Grow(quotas[:0], n)
 	for i := range takes {
 		t := &takes[i]
 		if err := check(t); err != nil {
 			return nil, fmt.Errorf("taking of service %q in namespace %q: %w", t.Service, t.Namespace, err)
 		}
-		tag := t.tag()
-		// Two takes of one key would need one limit, and each has its own.
-		if slices.ContainsFunc(quotas, func(q quota) bool { return q.tag == tag }) {
-			return nil, fmt.Errorf("taking of service %q in namespace %q: "+
-				"one identity is asked for twice in a request; ask once, with the sum as cost", t.Service, t.Namespace)
-		}
+		others := quotas
 		for _, limit := range t.Limits {
-			quotas = append(quotas, quota{
-				take: i, limit: limit, cost: max(t.Cost, 1), tag: tag,
-				key: keyIn(tag, limit),
-			})
+			key, tag := t.key(limit)
+			// Two takes of one key would need one limit, and each has its own.
+			if slices.ContainsFunc(others, func(q quota) bool { return q.tag == tag }) {
+				return nil, fmt.Errorf("taking of service %q in namespace %q: "+
+					"one identity is asked for twice in a request; ask once, with the sum as cost", t.Service, t.Namespace)
+			}
+			quotas = append(quotas, quota{take: i, limit: limit, cost: max(t.Cost, 1), tag: tag, key: key})
 		}
 	}
 	return quotas, nil
 }
 
-func (t *Take) tag() string { return t.Namespace + "/" + t.Service + ":" + t.Identity }
-
-// keyIn is the key of a limit's log among those of a tag.
-func keyIn(tag string, limit ruleset.Limit) string {
-	return KeyPrefix + tag + "}:" + strconv.FormatInt(limit.WindowMillis, 10)
+// key of a limit's log, and its tag.
+func (t *Take) key(limit ruleset.Limit) (key, tag string) {
+	var memory [128]byte
+	text := append(memory[:0], KeyPrefix...)
+	text = append(append(append(text, t.Namespace...), '/'), t.Service...)
+	text = append(append(append(text, ':'), t.Identity...), "}:"...)
+	end := len(text) - len("}:")
+	key = string(strconv.AppendInt(text, limit.WindowMillis, 10))
+	return key, key[len(KeyPrefix):end]
 }
 
 // Check says what is wrong with a take by itself, as Take would.

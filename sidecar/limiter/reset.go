@@ -7,7 +7,7 @@ import "context"
 // What leases hold still counts, and what they were used for before. The take's
 // cost means nothing; the errors are Take's.
 func (l *Limiter) Reset(ctx context.Context, take Take) error {
-	quotas, err := quotasOf([]Take{take})
+	quotas, err := quotasOf(nil, []Take{take})
 	if err != nil {
 		return err
 	}

@@ -17,9 +17,9 @@
 -- many (1), how many entries have left (2), the units of the others (4), and the
 -- newest time (7). So one write from an entry to the end adds a take.
 --
--- ARGV: the caller's time in microseconds, or '' for this server's; then the
--- commands, in bytes as above: a verb (1), a random id (9), two numbers (4 each), for
--- some verbs pairs (4 and 7), and for each of its logs limit (4), window in
+-- ARGV: the caller's time in microseconds, or '' for this server's; and the
+-- commands, in bytes as above: a verb (1), a random id (9), two numbers (4 each), how
+-- many logs (2), for some verbs pairs (4 and 7), and for each log limit (4), window in
 -- milliseconds (5) and cost (4).
 --   t take    the numbers are how many more such takes are wanted for a lease, and
 --             its length in microseconds. A length alone: 'give' may follow.
@@ -47,12 +47,23 @@
 -- Redis makes the functions of a script anew with each call, which may cost more
 -- than a take. So what few takes need is within 'seldom', which makes it when it is
 -- called for.
-local TAKE, GIVE, SETTLE, NOTE, RESET = string.byte('tgsnr', 1, 5)
+-- What is called a number here is that number in the script that Redis has: each
+-- variable that a function shares costs when it is made.
+local TAKE = 116 -- 't'
+local GIVE = 103 -- 'g'
+local SETTLE = 115 -- 's'
+local NOTE = 110 -- 'n'
+local RESET = 114 -- 'r'
 local EXACT = 128 -- units
 local STALE = 32 -- entries of an exact log that have left and are not cut off yet
 local SETTLED = 3000000 -- microseconds after its end, in which a lease is given back
-local EXACT_HEAD, ENTRY, SUMS = 4, 19, 16777216
-local SLICED_HEAD, WEIGHT, TAIL, SPAN = 8, 6, 14, 65535
+local EXACT_HEAD = 4
+local ENTRY = 19
+local SUMS = 16777216
+local SLICED_HEAD = 8
+local WEIGHT = 6
+local TAIL = 14
+local SPAN = 65535
 local ROOM = 16 -- entries that a sliced log is made longer by
 
 local now = tonumber(ARGV[1])
@@ -254,14 +265,14 @@ local function seldom()
     return ((a * 256 + b) * 256 + c) * 256 + d
   end
 
-  -- pairs lists so many of a command, and says where they end.
-  function others.pairs(command, many)
-    local list, at = {}, 19
+  -- pairs lists so many of the commands' text from a place on.
+  function others.pairs(text, at, many)
+    local list = {}
     for n = 1, many do
-      list[n] = {takes = read4(command, at), within = read7(command, at + 4)}
+      list[n] = {takes = read4(text, at), within = read7(text, at + 4)}
       at = at + 11
     end
-    return list, at
+    return list
   end
 
   -- entries lists what is within the window of an exact log: time, units and id.
@@ -545,24 +556,25 @@ local function seldom()
 end
 
 local reply, names, others = {now}, 0, nil
-for at = 2, #ARGV do
-  local command, many = ARGV[at], nil
-  local verb, id = byte(command), sub(command, 2, 10)
-  local a, b, c, d, e, f, g, h, i, j, k, l, m = byte(command, 11, 18)
-  local wanted, length, from = ((a * 256 + b) * 256 + c) * 256 + d, ((e * 256 + f) * 256 + g) * 256 + h, 19
+local text, at = ARGV[2], 1
+while at <= #text do
+  local verb, id, many = byte(text, at), sub(text, at + 1, at + 9), nil
+  local a, b, c, d, e, f, g, h, i, j, k, l, m = byte(text, at + 10, at + 19)
+  local wanted, length, logs = ((a * 256 + b) * 256 + c) * 256 + d, ((e * 256 + f) * 256 + g) * 256 + h, i * 256 + j
+  at = at + 20
   if verb == SETTLE or verb == NOTE then
     others = others or seldom()
-    many, from = others.pairs(command, wanted)
+    many, at = others.pairs(text, at, wanted), at + 11 * wanted
   end
 
   local keys, longest, fits = {}, nil, true
-  for place = from, #command, 13 do
-    a, b, c, d, e, f, g, h, i, j, k, l, m = byte(command, place, place + 12)
-    names = names + 1
-    local key = {
-      id = id, name = KEYS[names], leases = nil, limit = ((a * 256 + b) * 256 + c) * 256 + d,
+  for n = 1, logs do
+    a, b, c, d, e, f, g, h, i, j, k, l, m = byte(text, at, at + 12)
+    at, names = at + 13, names + 1
+    local key = { -- 16 fields with those of a log: of more, Lua makes room for 32
+      id = id, name = KEYS[names], limit = ((a * 256 + b) * 256 + c) * 256 + d,
       window = ((((e * 256 + f) * 256 + g) * 256 + h) * 256 + i) * 1000, cost = ((j * 256 + k) * 256 + l) * 256 + m,
-      log = nil, time = 0, count = 0, first = nil, last = 0, at = 0, base = 0, sum = 0,
+      time = 0, count = 0, last = 0, at = 0, base = 0,
     }
     if length > 0 then
       names = names + 1
@@ -581,7 +593,7 @@ for at = 2, #ARGV do
     if not key.slice and (not longest or key.window > longest.window) then
       longest = key
     end
-    keys[#keys + 1], fits = key, fits and key.count + key.cost <= key.limit
+    keys[n], fits = key, fits and key.count + key.cost <= key.limit
   end
 
   if many or verb == RESET then
