@@ -22,7 +22,7 @@ const secondBatch = 16
 type command struct {
 	verb   byte
 	id     [idBytes]byte
-	quotas   []quota
+	quotas []quota
 	// settle is decided before the take; nil: nothing is.
 	settle *command
 	// want so many more such takes for a lease of a length in nanoseconds; see
