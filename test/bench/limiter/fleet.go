@@ -5,15 +5,19 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"math/rand/v2"
-	"slices"
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
 
+	"github.com/weir-dev/weir/sidecar/audit"
 	"github.com/weir-dev/weir/sidecar/limiter"
 	"github.com/weir-dev/weir/sidecar/ruleset"
+	"github.com/weir-dev/weir/test/audit/judge"
 )
 
 // sidecars of the fleet.
@@ -26,14 +30,11 @@ type pace struct {
 	times float64
 }
 
-// admission is the time before a request and after it.
-type admission struct{ before, after time.Duration }
-
-// user and what it was admitted.
+// user and when it asked for what it was admitted, since the beginning.
 type user struct {
 	take     limiter.Take
 	asked    int
-	admitted []admission
+	admitted []time.Duration
 }
 
 // run asks, at even intervals, for a time.
@@ -55,31 +56,11 @@ func (u *user) run(ctx context.Context, limiters []*limiter.Limiter, start time.
 			}
 			u.asked++
 			if d.Admitted {
-				u.admitted = append(u.admitted, admission{before, time.Since(start)})
+				u.admitted = append(u.admitted, before)
 			}
 		}
 	}
 	return nil
-}
-
-// over is by how much a window surely held more than the limit. The instants of
-// the admissions, in their order, lie between the times before and the times
-// after, each in theirs.
-func (u *user) over(limit int, window time.Duration) (most int) {
-	var before, after []time.Duration
-	for _, a := range u.admitted {
-		before, after = append(before, a.before), append(after, a.after)
-	}
-	slices.Sort(before)
-	slices.Sort(after)
-	first := 0
-	for last := range after {
-		for after[last]-before[first] >= window {
-			first++
-		}
-		most = max(most, last-first+1-limit)
-	}
-	return most
 }
 
 // in is how many were admitted in the windows that follow each other from the
@@ -89,10 +70,10 @@ func (u *user) in(window, until time.Duration) (fewest int) {
 		return 0
 	}
 	fewest = len(u.admitted)
-	for from := u.admitted[0].before; from+window <= until; from += window {
+	for from := u.admitted[0]; from+window <= until; from += window {
 		n := 0
 		for _, a := range u.admitted {
-			if a.before >= from && a.before < from+window {
+			if a >= from && a < from+window {
 				n++
 			}
 		}
@@ -101,16 +82,75 @@ func (u *user) in(window, until time.Duration) (fewest int) {
 	return fewest
 }
 
+// audited are the limiters of a fleet, each with a record of what it admits.
+type audited struct {
+	limiters []*limiter.Limiter
+	logs     []*audit.Log
+	files    []string
+}
+
+func (s *server) audited() (a audited, err error) {
+	for i := range sidecars {
+		file := filepath.Join(s.folder, "audit-"+strconv.Itoa(i))
+		_ = os.Remove(file) // of the pace before
+		log, err := audit.Open(file, slog.Default())
+		if err != nil {
+			return a, err
+		}
+		a.files, a.logs = append(a.files, file), append(a.logs, log)
+		l, err := s.limiter(limiter.Options{Audit: log})
+		if err != nil {
+			return a, err
+		}
+		a.limiters = append(a.limiters, l)
+	}
+	return a, nil
+}
+
+func (a *audited) close() (err error) {
+	for _, l := range a.limiters {
+		l.Close()
+	}
+	for _, log := range a.logs {
+		err = errors.Join(err, log.Close())
+	}
+	a.limiters, a.logs = nil, nil
+	return err
+}
+
+// judge closes the records and says by how much a window was surely over, of so
+// many units that were admitted.
+func (a *audited) judge(admitted int) (over int, err error) {
+	if err := a.close(); err != nil {
+		return 0, err
+	}
+	var records judge.Records
+	for _, file := range a.files {
+		if err := records.Read(file); err != nil {
+			return 0, err
+		}
+	}
+	verdict := records.Judge(judge.Options{})
+	recorded := 0
+	for _, units := range verdict.Admitted {
+		recorded += int(units)
+	}
+	if recorded != admitted || verdict.Untimed > 0 {
+		err = fmt.Errorf("%d admissions are recorded of %d, %d without a time", recorded, admitted, verdict.Untimed)
+	}
+	for _, violation := range verdict.Violations {
+		over = max(over, int(violation.Units-violation.Most))
+		err = errors.Join(err, fmt.Errorf("a window was over: %v", violation))
+	}
+	return over, err
+}
+
 // fleet measures what users of all sidecars cost Redis.
 func fleet(ctx context.Context, s *server, p pace, limit ruleset.Limit, o options, progress io.Writer) (figures fleetFigures, err error) {
-	var limiters []*limiter.Limiter
-	for range sidecars {
-		l, err := s.limiter()
-		if err != nil {
-			return figures, err
-		}
-		defer l.Close()
-		limiters = append(limiters, l)
+	all, err := s.audited()
+	defer func() { err = errors.Join(err, all.close()) }()
+	if err != nil {
+		return figures, err
 	}
 	users := make([]user, o.users)
 	interval := time.Duration(float64(limit.Window()) / float64(limit.Requests) / p.times)
@@ -120,15 +160,15 @@ func fleet(ctx context.Context, s *server, p pace, limit ruleset.Limit, o option
 	}
 	start := time.Now()
 	failures := make([]error, len(users))
-	var all sync.WaitGroup
+	var asking sync.WaitGroup
 	for i := range users {
 		u := &users[i]
 		u.take = limiter.Take{
 			Namespace: "bench", Service: "fleet", Identity: p.name + strconv.Itoa(i), Limits: []ruleset.Limit{limit}, Sharers: sidecars,
 		}
-		all.Go(func() { failures[i] = u.run(ctx, limiters, start, o.duration, interval) })
+		asking.Go(func() { failures[i] = u.run(ctx, all.limiters, start, o.duration, interval) })
 	}
-	all.Wait()
+	asking.Wait()
 	elapsed := time.Since(start)
 	after, err := s.counters(ctx)
 	if err := errors.Join(append(failures, err)...); err != nil {
@@ -139,23 +179,21 @@ func fleet(ctx context.Context, s *server, p pace, limit ruleset.Limit, o option
 		u := &users[i]
 		figures.asked += u.asked
 		figures.admitted += len(u.admitted)
-		figures.over = max(figures.over, u.over(int(limit.Requests), limit.Window()))
 		figures.used = min(figures.used, float64(u.in(limit.Window(), elapsed))/float64(limit.Requests))
 	}
 	figures.calls = after.scripts - before.scripts
 	figures.bytes, err = s.bytes(ctx, "ratelimit:{bench/fleet:"+p.name+"*")
+	over, judged := all.judge(figures.admitted)
+	figures.over = over
 	fmt.Fprintf(progress, "%d users at %g of %d in %v: %d asked, %d admitted, %d calls of Redis, at most %d over, %.2f %% used\n",
 		len(users), p.times, limit.Requests, limit.Window(), figures.asked, figures.admitted, figures.calls, figures.over, 100*figures.used)
-	if figures.over > 0 {
-		err = errors.Join(err, fmt.Errorf("a window held %d requests more than its limit", figures.over))
-	}
-	return figures, err
+	return figures, errors.Join(err, judged)
 }
 
 type fleetFigures struct {
 	asked, admitted, calls int
-	// over is the most that a window held above its limit, and used the share of
-	// the limit that was admitted, in the user's window in which that was least.
+	// over is the most that a window held above its limit, by the auditor, and used the
+	// share of the limit that was admitted, in the user's window in which that was least.
 	over  int
 	used  float64
 	bytes float64 // in Redis, of the user that has the most

@@ -12,7 +12,7 @@ import (
 // remembered measures decisions without Redis: refusals and admissions from a
 // lease, in the time and allocations of one.
 func remembered(ctx context.Context, s *server) ([]Figure, error) {
-	l, err := s.limiter()
+	l, err := s.limiter(limiter.Options{})
 	if err != nil {
 		return nil, err
 	}

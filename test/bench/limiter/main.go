@@ -141,7 +141,7 @@ func (r *Report) fleets(ctx context.Context, s *server, o options, progress io.W
 		Figure{What: "refused of them", Value: float64(half.asked - half.admitted), None: true},
 		Figure{What: "calls of Redis a request, users at 10 times their limit", Value: float64(flood.calls) / float64(flood.asked), AtMost: 0.01},
 		Figure{What: "used of the limit, in the window of the user that got least", Value: 100 * flood.used, Unit: "%", AtLeast: 99},
-		Figure{What: "over the limit, in any window", Value: float64(max(half.over, flood.over, 0)), None: true},
+		Figure{What: "over the limit, in any window, by the auditor", Value: float64(max(half.over, flood.over, 0)), None: true},
 		Figure{What: "memory in Redis, the largest user", Value: max(half.bytes, flood.bytes) / 1024, Unit: "KiB", AtMost: 6},
 		Figure{What: fmt.Sprintf("heap of a sidecar that saw %d identities", o.identities), Value: memory.Seen.Heap - memory.Before.Heap, Unit: "MiB", AtMost: 64},
 		Figure{What: "the same, resident", Value: memory.Seen.RSS - memory.Before.RSS, Unit: "MiB", AtMost: 64},

@@ -69,7 +69,7 @@ func role(ctx context.Context, address string) error {
 		return err
 	}
 	s := &server{address: address}
-	l, err := s.limiter()
+	l, err := s.limiter(limiter.Options{})
 	if err != nil {
 		return err
 	}

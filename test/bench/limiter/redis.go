@@ -64,8 +64,8 @@ func (s *server) stop() {
 }
 
 // limiter is a sidecar's, with nothing in its memory.
-func (s *server) limiter() (*limiter.Limiter, error) {
-	l := limiter.New(limiter.Options{})
+func (s *server) limiter(options limiter.Options) (*limiter.Limiter, error) {
+	l := limiter.New(options)
 	return l, l.Use(&ruleset.Store{URL: "redis://" + s.address, TimeoutMillis: 10_000})
 }
 

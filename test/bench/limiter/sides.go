@@ -163,7 +163,7 @@ func (s *stage) fresh() (err error) {
 	if s.limiter != nil {
 		s.limiter.Close()
 	}
-	s.limiter, err = s.server.limiter()
+	s.limiter, err = s.server.limiter(limiter.Options{})
 	return err
 }
 
