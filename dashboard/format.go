@@ -31,6 +31,7 @@ var functions = template.FuncMap{
 	"rows":      func(all []tasks.Task, now time.Time) taskTable { return taskTable{all, now} },
 	"person":    person,
 	"rate":      rate,
+	"percent":   percent,
 	"nearly":    func(n int64) int64 { return n * 8 / 10 },
 }
 
@@ -80,6 +81,14 @@ func rate(n float64) string {
 		return strconv.FormatFloat(n, 'f', 1, 64)
 	}
 	return number(int64(n + 0.5))
+}
+
+// percent of a whole, rounded down: 100 % is all of it.
+func percent(part, whole int64) string {
+	if whole <= 0 {
+		return "0\u202f%"
+	}
+	return strconv.FormatInt(part*100/whole, 10) + "\u202f%"
 }
 
 // duration in the two units that matter.

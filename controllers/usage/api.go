@@ -179,6 +179,38 @@ type Limit struct {
 	FreesAfterSeconds float64 `json:"freesAfterSeconds"`
 }
 
+// CallerWindow is what GET …/window?identity= and GET …/callers/{pseudonym} answer:
+// how it is with one caller now, and when what it has used was admitted.
+type CallerWindow struct {
+	Name
+	Standing
+	// Windows of the limits, in their order.
+	Windows []Window `json:"windows,omitempty"`
+	// Grant and Reset, the last one, are told with the caller's identity; absent:
+	// none is known.
+	Grant *Grant `json:"grant,omitempty"`
+	Reset *Reset `json:"reset,omitempty"`
+}
+
+// Window is what counts of one limit, and since when, the oldest first: at most 51
+// buckets. What a bucket has is free a window after it.
+type Window struct {
+	Requests int64           `json:"requests"`
+	Window   metav1.Duration `json:"window"`
+	// Begin of the first bucket, and the length of each. The last is under way.
+	Begin       time.Time `json:"begin"`
+	StepSeconds float64   `json:"stepSeconds"`
+	Units       []int64   `json:"units"`
+	// Reserved by sidecars, which may use them.
+	Reserved int64 `json:"reserved"`
+}
+
+// Reset is one that somebody did.
+type Reset struct {
+	At time.Time `json:"at"`
+	By string    `json:"by,omitempty"`
+}
+
 // Caller is the body of POST …/resets.
 type Caller struct {
 	Identity *string `json:"identity"`

@@ -78,7 +78,7 @@ func New(options Options) *Server {
 	}
 	s.mux.HandleFunc("GET "+documentPath, serveDocument)
 	s.mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
-		answer(w, nil, problem(http.StatusNotFound, "Paths are "+policiesPath+", "+Prefix+"{namespace}/{policy}, and below that usage, callers, refusals, resets and grants: "+documentPath+" says which methods they have."))
+		answer(w, nil, problem(http.StatusNotFound, "Paths are "+policiesPath+", "+Prefix+"{namespace}/{policy}, and below that usage, window, callers, refusals, resets and grants: "+documentPath+" says which methods they have."))
 	})
 	return s
 }
@@ -98,6 +98,8 @@ var routes = []route{
 	{"GET", policyPath, "get", "", (*Server).policy},
 	{"GET", policyPath + "/usage", "get", "usage", (*Server).usage},
 	{"GET", policyPath + "/callers", "list", "usage", (*Server).callers},
+	{"GET", policyPath + "/window", "get", "usage", (*Server).window},
+	{"GET", policyPath + "/callers/{pseudonym}", "list", "usage", (*Server).caller},
 	{"GET", policyPath + "/refusals", "list", "usage", (*Server).refusals},
 	{"POST", policyPath + "/resets", "create", "resets", (*Server).reset},
 	{"GET", policyPath + "/grants", "list", "grants", (*Server).grants},
