@@ -1,7 +1,9 @@
 package dashboard
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"html/template"
 	"math"
 	"net/http"
@@ -25,7 +27,8 @@ type callerData struct {
 	Reset                    *usage.Reset
 	Actions                  *callerActions // nil: none
 	Refusals                 []refusalRow
-	Silent                   string // why no refusals
+	// Missing says why nothing is known of it, Silent why no refusals.
+	Missing, Silent string
 }
 
 // callerActions are what the visitor may do to a caller, whom Key names in forms.
@@ -40,6 +43,9 @@ type limitWindow struct {
 	usage.Limit
 	Reserved int64
 	Frees    time.Time
+	// Most units were admitted in a bucket of such a length.
+	Most int64
+	Step time.Duration
 	// When draws when units were admitted, Left what remains from now on.
 	When, Left template.HTML
 	Admissions []admissions
@@ -68,13 +74,20 @@ func (s *Server) caller(ctx context.Context, v *visitor, r *http.Request) (*view
 		}
 		path = policyPath(r) + "/window?identity=" + url.QueryEscape(r.URL.Query().Get("name"))
 	}
+	data := callerData{Namespace: namespace, Name: name, Service: policy.ServiceName()}
 	var found usage.CallerWindow
-	if err := s.askUsage(ctx, v, http.MethodGet, path, nil, &found); err != nil {
+	err := s.askUsage(ctx, v, http.MethodGet, path, nil, &found)
+	if failed, is := errors.AsType[*failure](err); is && failed.status == http.StatusServiceUnavailable {
+		// It stays open, and shows what there is when Redis answers.
+		data.Who, data.Missing = cmp.Or(pseudonym, r.URL.Query().Get("name")), failed.sentence
+		return &view{template: "caller", data: data, title: data.Who, section: "limits", every: ratesInterval}, nil
+	}
+	if err != nil {
 		return nil, err
 	}
 	now := time.Now()
-	data := callerData{
-		Namespace: namespace, Name: name, Service: policy.ServiceName(), Who: whoIs(found.Name),
+	data = callerData{
+		Namespace: namespace, Name: name, Service: data.Service, Who: whoIs(found.Name),
 		Unlimited: found.Unlimited, Admitted: found.Admitted, Grant: found.Grant, Reset: found.Reset,
 	}
 	if found.RetryAfterSeconds > 0 {
@@ -99,13 +112,14 @@ func endOf(w *usage.Window, bucket int) time.Time {
 }
 
 func windowRow(limit usage.Limit, w usage.Window, now time.Time) limitWindow {
-	row := limitWindow{Limit: limit, Reserved: w.Reserved, When: windowPlot(w), Left: leftPlot(limit, w, now)}
+	row := limitWindow{Limit: limit, Reserved: w.Reserved, Step: seconds(w.StepSeconds), When: windowPlot(w), Left: leftPlot(limit, w, now)}
 	if limit.FreesAfterSeconds > 0 {
 		row.Frees = now.Add(seconds(limit.FreesAfterSeconds))
 	}
 	for i := len(w.Units) - 1; i >= 0; i-- {
 		if units := w.Units[i]; units > 0 {
 			at := endOf(&w, i)
+			row.Most = max(row.Most, units)
 			row.Admissions = append(row.Admissions, admissions{at, at.Add(w.Window.Duration), units})
 		}
 	}

@@ -11,6 +11,7 @@
 //	list    ratelimitpolicies          a namespace's limits
 //	get     ratelimitpolicies          one policy, with what happens at it
 //	list    ratelimitpolicies/usage    its top callers and refusals
+//	get     ratelimitpolicies/usage    one caller, by its name
 //	get     ratelimitpolicies/status   callers by their names
 //	create  ratelimitpolicies/resets   to empty a caller's windows
 //	create  ratelimitpolicies/grants   to grant a caller more for a time

@@ -154,7 +154,7 @@ func (s *Server) serve(r *http.Request, to *route) (any, error) {
 		return nil, problem(http.StatusServiceUnavailable, "Too many requests are under way. Try again.")
 	}
 	found, err := to.do(s, ctx, q)
-	if failed := new(failure); err != nil && !errors.As(err, &failed) {
+	if failed := new(failure); err != nil && !errors.As(err, &failed) && r.Context().Err() == nil {
 		s.options.Logger.Error(err, "cannot answer", "user", q.who.Username, "verb", wanted.verb, "resource", wanted.resource(), "namespace", wanted.namespace, "policy", wanted.policy)
 	}
 	return found, err
