@@ -10,9 +10,6 @@ import (
 	"net/url"
 	"time"
 
-	"sigs.k8s.io/controller-runtime/pkg/client"
-
-	"github.com/weir-dev/weir/api/v1alpha1"
 	"github.com/weir-dev/weir/controllers/usage"
 )
 
@@ -59,14 +56,11 @@ type admissions struct {
 
 // caller is named by the parameter name, or in the path by the pseudonym of lists.
 func (s *Server) caller(ctx context.Context, v *visitor, r *http.Request) (*view, error) {
-	namespace, name, pseudonym := r.PathValue("namespace"), r.PathValue("name"), r.PathValue("pseudonym")
-	if !v.may(ctx, namespace, "ratelimitpolicies", "", "list") {
-		return nil, problem(http.StatusForbidden, "User %s may not list ratelimitpolicies in namespace %s: a Role there has to allow it.", v.user.Username, namespace)
+	policy, err := s.policyOf(ctx, v, r)
+	if err != nil {
+		return nil, err
 	}
-	policy := &v1alpha1.RateLimitPolicy{}
-	if err := s.o.Reader.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, policy); err != nil {
-		return nil, problem(http.StatusNotFound, "There is no RateLimitPolicy %s in namespace %s.", name, namespace)
-	}
+	namespace, name, pseudonym := policy.Namespace, policy.Name, r.PathValue("pseudonym")
 	path := policyPath(r) + "/callers/" + url.PathEscape(pseudonym)
 	if pseudonym == "" {
 		if s.o.HideCallers {
@@ -76,7 +70,7 @@ func (s *Server) caller(ctx context.Context, v *visitor, r *http.Request) (*view
 	}
 	data := callerData{Namespace: namespace, Name: name, Service: policy.ServiceName()}
 	var found usage.CallerWindow
-	err := s.askUsage(ctx, v, http.MethodGet, path, nil, &found)
+	err = s.askUsage(ctx, v, http.MethodGet, path, nil, &found)
 	if failed, is := errors.AsType[*failure](err); is && failed.status == http.StatusServiceUnavailable {
 		// It stays open, and shows what there is when Redis answers.
 		data.Who, data.Missing = cmp.Or(pseudonym, r.URL.Query().Get("name")), failed.sentence

@@ -25,6 +25,8 @@ var functions = template.FuncMap{
 	"arguments": arguments,
 	"plural":    plural,
 	"since":     since,
+	"at":        func(t *time.Time) time.Time { return *t },
+	"int64":     func(n int32) int64 { return int64(n) },
 	"int":       func(n int64) int { return int(n) },
 	"tab":       func(current, name, label string) tab { return tab{name, label, current == name} },
 	"search":    func(search, what string) searchBox { return searchBox{search, what} },

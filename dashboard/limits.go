@@ -163,6 +163,7 @@ type limitData struct {
 	Grants             []grantRow
 	Callers            []callerRow
 	Refusals           []refusalRow
+	Pods               podsData
 	// Missing says why there are no rates, Silent why no callers and refusals.
 	Missing, Silent string
 	Recent          template.HTML
@@ -172,14 +173,11 @@ type limitData struct {
 const listed = "?limit=50"
 
 func (s *Server) limit(ctx context.Context, v *visitor, r *http.Request) (*view, error) {
-	namespace, name := r.PathValue("namespace"), r.PathValue("name")
-	if !v.may(ctx, namespace, "ratelimitpolicies", "", "list") {
-		return nil, problem(http.StatusForbidden, "User %s may not list ratelimitpolicies in namespace %s: a Role there has to allow it.", v.user.Username, namespace)
+	policy, err := s.policyOf(ctx, v, r)
+	if err != nil {
+		return nil, err
 	}
-	policy := &v1alpha1.RateLimitPolicy{}
-	if err := s.o.Reader.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, policy); err != nil {
-		return nil, problem(http.StatusNotFound, "There is no RateLimitPolicy %s in namespace %s.", name, namespace)
-	}
+	namespace, name := policy.Namespace, policy.Name
 	data := limitData{
 		limitRow: limitOf(policy), Named: !s.o.HideCallers && v.may(ctx, namespace, "ratelimitpolicies", "status", "get"),
 		MayReset: v.may(ctx, namespace, "ratelimitpolicies", "resets", "create"), MayGrant: v.may(ctx, namespace, "ratelimitpolicies", "grants", "create"),
@@ -200,6 +198,10 @@ func (s *Server) limit(ctx context.Context, v *visitor, r *http.Request) (*view,
 		if recent := happens.Recent; recent != nil {
 			data.Recent = ratesPlot("Last two minutes", recent.Admitted, recent.Limited)
 		}
+	}
+	data.Pods = s.podsOf(ctx, v, r, url.Values{"limit": {strconv.Itoa(shownPods)}})
+	if data.Pods.Continue != "" {
+		data.Pods.Next = data.Page + "/pods"
 	}
 	data.fill(ctx, s, v, policyPath(r))
 	return &view{template: "limit", data: data, title: name, section: "limits", every: ratesInterval}, nil

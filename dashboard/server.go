@@ -99,6 +99,7 @@ func New(o Options) (*Server, error) {
 	s.mux.Handle("GET /{$}", http.RedirectHandler("/limits", http.StatusSeeOther))
 	s.view("GET /limits", s.limits)
 	s.view("GET /limits/{namespace}/{name}", s.limit)
+	s.view("GET /limits/{namespace}/{name}/pods", s.pods)
 	s.view("GET /limits/{namespace}/{name}/callers", s.caller)
 	s.view("GET /limits/{namespace}/{name}/callers/{pseudonym}", s.caller)
 	s.view("GET /schedules", s.schedules)

@@ -70,6 +70,49 @@ type PodCounts struct {
 	Degraded int32 `json:"degraded"`
 }
 
+// Pods is what GET …/pods answers: those that a policy selects, by name; those that
+// do not enforce it as it is, or are without Redis or silent, are first.
+type Pods struct {
+	// Generation of the policy that is to be enforced.
+	Generation int64     `json:"generation"`
+	States     PodStates `json:"states"`
+	Pods       []Pod     `json:"pods"`
+	Continue   string    `json:"continue,omitempty"`
+}
+
+// PodStates count a policy's pods, all of them.
+type PodStates struct {
+	Selected        int32 `json:"selected"`
+	Enforcing       int32 `json:"enforcing"`
+	Pending         int32 `json:"pending"`
+	Rejected        int32 `json:"rejected"`
+	NotIntercepting int32 `json:"notIntercepting"`
+	NotConnected    int32 `json:"notConnected"`
+	NoSidecar       int32 `json:"noSidecar"`
+	// Of those above, as Troubled, which are listed first.
+	WithoutRedis int32 `json:"withoutRedis"`
+	Silent       int32 `json:"silent"`
+	Troubled     int32 `json:"troubled"`
+}
+
+// Pod is one that a policy selects.
+type Pod struct {
+	Pod string `json:"pod"`
+	// State is one of those above. What a pod has acknowledged it enforces until it
+	// acknowledges something else, also while it is silent.
+	State string `json:"state"`
+	// Generation of the policy that it enforces; absent: none, or it has not said so.
+	Generation int64 `json:"generation,omitempty"`
+	// Since when it says so; absent: it has said nothing.
+	Since *time.Time `json:"since,omitempty"`
+	// Since when its sidecar has no answer from Redis, and has not asked the
+	// operator for rules; absent: it has.
+	WithoutRedisSince *time.Time `json:"withoutRedisSince,omitempty"`
+	SilentSince       *time.Time `json:"silentSince,omitempty"`
+	// Message says why it rejected the policy.
+	Message string `json:"message,omitempty"`
+}
+
 // Rates are requests a second: the mean of the last ten seconds.
 type Rates struct {
 	Admitted float64 `json:"admitted"`

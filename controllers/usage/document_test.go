@@ -78,6 +78,7 @@ func (s shape) name() string {
 var bodies = map[string][2]any{
 	"GET " + policiesPath:                        {nil, Policies{}},
 	"GET " + policyPath:                          {nil, Policy{}},
+	"GET " + policyPath + "/pods":                {nil, Pods{}},
 	"GET " + policyPath + "/usage":               {nil, Usage{}},
 	"GET " + policyPath + "/callers":             {nil, Callers{}},
 	"GET " + policyPath + "/window":              {nil, CallerWindow{}},

@@ -27,7 +27,7 @@ type Recorder interface {
 	Eventf(regarding, related runtime.Object, eventType, reason, action, note string, args ...any)
 }
 
-// Options of a Server; all are required.
+// Options of a Server; those without "nil" are required.
 type Options struct {
 	// Client reads policies from the cache and writes their status.
 	Client client.Client
@@ -40,6 +40,9 @@ type Options struct {
 	Key func(context.Context) ([]byte, error)
 	// HideNames gives everybody pseudonyms.
 	HideNames bool
+	// Pods of a policy; nil: nobody says. Its errors are for people where they are
+	// a problem that was answered with.
+	Pods func(context.Context, *v1alpha1.RateLimitPolicy, PodQuery) (Pods, error)
 	// Authorities of people's client certificates; nil: none is accepted.
 	Authorities *ClientAuthorities
 	Logger      logr.Logger
@@ -78,7 +81,7 @@ func New(options Options) *Server {
 	}
 	s.mux.HandleFunc("GET "+documentPath, serveDocument)
 	s.mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
-		answer(w, nil, problem(http.StatusNotFound, "Paths are "+policiesPath+", "+Prefix+"{namespace}/{policy}, and below that usage, window, callers, refusals, resets and grants: "+documentPath+" says which methods they have."))
+		answer(w, nil, problem(http.StatusNotFound, "Paths are "+policiesPath+", "+Prefix+"{namespace}/{policy}, and below that pods, usage, window, callers, refusals, resets and grants: "+documentPath+" says which methods they have."))
 	})
 	return s
 }
@@ -96,6 +99,7 @@ const policyPath = Prefix + "{namespace}/{policy}"
 var routes = []route{
 	{"GET", policiesPath, "list", "", (*Server).policies},
 	{"GET", policyPath, "get", "", (*Server).policy},
+	{"GET", policyPath + "/pods", "get", "", (*Server).pods},
 	{"GET", policyPath + "/usage", "get", "usage", (*Server).usage},
 	{"GET", policyPath + "/callers", "list", "usage", (*Server).callers},
 	{"GET", policyPath + "/window", "get", "usage", (*Server).window},
