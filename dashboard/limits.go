@@ -32,6 +32,8 @@ type limitRow struct {
 	Hosts                                             []string
 	// Rates of now in requests a second; nil: not known.
 	Rates *usage.Rates
+	// Most is what the caller with the most has used of a limit; nil: nobody asked.
+	Most *usage.Use
 	// Hour draws the last hour.
 	Hour template.HTML
 }
@@ -57,7 +59,7 @@ func limitOf(p *v1alpha1.RateLimitPolicy) limitRow {
 }
 
 func (row *limitRow) happens(p *usage.Policy) {
-	row.Rates = p.Rates
+	row.Rates, row.Most = p.Rates, p.MostUsed
 	if p.Hour != nil {
 		row.Hour = ratesPlot("Last hour", p.Hour.Admitted, p.Hour.Limited)
 	}

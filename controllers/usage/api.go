@@ -47,6 +47,10 @@ type Policy struct {
 	Pods     PodCounts `json:"pods"`
 	// Rates of now; absent: Redis did not say.
 	Rates *Rates `json:"rates,omitempty"`
+	// MostUsed is the limit of which most is used now, by one of the four callers that
+	// asked most within the policy's longest window, of at most ten minutes; in lists
+	// only, and absent while nobody asked.
+	MostUsed *Use `json:"mostUsed,omitempty"`
 	// Recent is of the last two minutes, Hour of the last hour; the last count of
 	// each is not complete.
 	Recent     *Series     `json:"recent,omitempty"`
@@ -111,6 +115,13 @@ type Pod struct {
 	SilentSince       *time.Time `json:"silentSince,omitempty"`
 	// Message says why it rejected the policy.
 	Message string `json:"message,omitempty"`
+}
+
+// Use is what one caller, of whom no more is told, has used of a limit.
+type Use struct {
+	Requests int64           `json:"requests"`
+	Window   metav1.Duration `json:"window"`
+	Used     int64           `json:"used"`
 }
 
 // Rates are requests a second: the mean of the last ten seconds.

@@ -127,6 +127,17 @@ func TestPods(t *testing.T) {
 	eventually(t, "the degraded one is shown so", row("bondhu-api-2", "degraded: without Redis, since"))
 	b.accessible(t, "a policy's pods")
 	b.picture("limit-pods")
+	b.open("/limits")
+	b.sees("degraded")
+	b.accessible(t, "a degraded policy among others")
+	b.picture("limits-degraded")
+	b.scheme("dark")
+	b.accessible(t, "a degraded policy among others, dark")
+	b.picture("limits-degraded-dark")
+	b.scheme("light")
+	if class := evaluate[string](b, `[...document.querySelectorAll("tbody tr")].find(r => r.innerText.includes("spotify")).className`); class != "warn" {
+		t.Errorf("a degraded policy is in a row of class %q", class)
+	}
 	b.open("/limits/bondhu/spotify/pods?q=api-1")
 	b.sees("rejected it")
 	if n := evaluate[int](b, `document.querySelectorAll("tbody tr").length`); n != 1 {

@@ -113,6 +113,11 @@ var _ = Describe("usage's lists", Ordered, func() {
 				names = append(names, policy.Policy)
 				Expect(policy.Rates).NotTo(BeNil())
 				Expect(policy.Hour.Admitted).To(HaveLen(60))
+				if policy.Policy == "spotify" { // alice took one of three
+					Expect(policy.MostUsed).To(Equal(&usage.Use{Requests: 3, Window: metav1.Duration{Duration: time.Minute}, Used: 1}))
+				} else {
+					Expect(policy.MostUsed).To(BeNil())
+				}
 			}
 			if page.Continue == "" {
 				Expect(pages).To(Equal(2))
