@@ -14,6 +14,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/utils/lru"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/weir-dev/weir/api/v1alpha1"
@@ -65,12 +66,14 @@ type Server struct {
 	mux     *http.ServeMux
 	reports reports
 	key     pseudonyms
+	// looks that were noted lately, and when.
+	looks *lru.Cache
 }
 
 // New returns a Server. It reaches Redis when it is asked.
 func New(options Options) *Server {
 	s := &Server{
-		options: options, access: access.New(options.API, 0), busy: make(chan struct{}, maxAtOnce), mux: http.NewServeMux(),
+		options: options, access: access.New(options.API, 0), busy: make(chan struct{}, maxAtOnce), mux: http.NewServeMux(), looks: lru.New(maxLooks),
 		limiter: limiter.New(limiter.Options{Logger: slog.New(slog.DiscardHandler)}), // the operator looks after the store elsewhere
 	}
 	for _, r := range routes {

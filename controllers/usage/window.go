@@ -18,9 +18,24 @@ func (s *Server) window(ctx context.Context, q *asked) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.options.Logger.Info(q.who.Username+" read the window of "+s.unnamed(ctx, q.policy, identity), "namespace", q.policy.Namespace, "policy", q.policy.Name)
+	s.noteLook(q, s.unnamed(ctx, q.policy, identity))
 	return s.windowOf(ctx, q.policy, identity, Name{Identity: &identity})
 }
+
+// noteLook says who looks at whom, once in a while: a page looks every two seconds.
+func (s *Server) noteLook(q *asked, caller string) {
+	look := [4]string{q.who.Username, q.policy.Namespace, q.policy.Name, caller}
+	if at, known := s.looks.Get(look); known && time.Since(at.(time.Time)) < looksNotedEvery {
+		return
+	}
+	s.looks.Add(look, time.Now())
+	s.options.Logger.Info(q.who.Username+" read the window of "+caller, "namespace", q.policy.Namespace, "policy", q.policy.Name)
+}
+
+const (
+	looksNotedEvery = 10 * time.Minute
+	maxLooks        = 1024
+)
 
 // caller answers for one whom lists named by a pseudonym.
 func (s *Server) caller(ctx context.Context, q *asked) (any, error) {
