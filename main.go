@@ -288,6 +288,7 @@ func wire(ctx context.Context, mgr ctrl.Manager, direct client.Client, keeper *c
 	people := usage.New(usage.Options{
 		Client: mgr.GetClient(), API: reviewer, Recorder: mgr.GetEventRecorder("weir-usage"),
 		Store: func() *ruleset.Store { return rulesets.Settings().Store }, Authorities: clients,
+		Pods:   usage.PodsFrom(mgr.GetCache(), acknowledgements),
 		Key:    func(ctx context.Context) ([]byte, error) { return store.CallersKey(ctx, direct, o.namespace) },
 		Logger: ctrl.Log.WithName("usage"),
 	})

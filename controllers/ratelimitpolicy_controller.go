@@ -114,7 +114,7 @@ func (r *RateLimitPolicyReconciler) Reconcile(ctx context.Context, request recon
 	verdicts := programming.Accept(policies.Items)
 	said := r.Acknowledgements.Of(namespace)
 	authority := r.Authorities.Bundle(namespace) != ""
-	running := candidates(pods)
+	running := link.Candidates(pods)
 	again := max(0, untilSettled)
 	var failures []error
 	for i := range policies.Items {
@@ -124,7 +124,7 @@ func (r *RateLimitPolicyReconciler) Reconcile(ctx context.Context, request recon
 			continue // being deleted
 		}
 		seen := observed{
-			policy: policy, verdict: verdict, pods: selectPods(policy, running), said: said, authority: authority, trusted: trusted, now: now,
+			policy: policy, verdict: verdict, pods: link.Selected(policy, running), said: said, authority: authority, trusted: trusted, now: now,
 		}
 		if ending := seen.ending(); ending > 0 && (again == 0 || ending < again) {
 			again = ending

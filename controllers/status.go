@@ -1,7 +1,6 @@
 package controllers
 
 import (
-	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -46,35 +45,6 @@ type census struct {
 	awaySince         int64
 	// rejection is why the first of rejecting could not apply its rules.
 	rejection string
-}
-
-// candidates are the pods that a policy may select, by name: those that run or
-// are about to, and whose connections can be captured at all.
-func candidates(pods []*corev1.Pod) []*corev1.Pod {
-	running := make([]*corev1.Pod, 0, len(pods))
-	for _, pod := range pods {
-		ended := pod.DeletionTimestamp != nil || pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed
-		if !ended && !pod.Spec.HostNetwork {
-			running = append(running, pod)
-		}
-	}
-	slices.SortFunc(running, func(a, b *corev1.Pod) int { return cmp.Compare(a.Name, b.Name) })
-	return running
-}
-
-// selectPods are those of the candidates that a policy selects, in their order.
-func selectPods(policy *v1alpha1.RateLimitPolicy, candidates []*corev1.Pod) []*corev1.Pod {
-	selector, err := programming.NewSelector(policy)
-	if err != nil {
-		return nil // not accepted, and its verdict says why
-	}
-	var selected []*corev1.Pod
-	for _, pod := range candidates {
-		if selector.Selects(pod.Labels, link.HasSidecar(pod)) {
-			selected = append(selected, pod)
-		}
-	}
-	return selected
 }
 
 // decide is a policy's status. What has not changed keeps its transition time.

@@ -229,7 +229,7 @@ func TestSelectPods(t *testing.T) {
 	policy := &v1alpha1.RateLimitPolicy{}
 	policy.Spec.PodSelector = &metav1.LabelSelector{MatchLabels: map[string]string{"app": "web"}}
 	var names []string
-	for _, selected := range selectPods(policy, candidates(pods)) {
+	for _, selected := range link.Selected(policy, link.Candidates(pods)) {
 		names = append(names, selected.Name)
 	}
 	if want := []string{"a", "b"}; !reflect.DeepEqual(names, want) {

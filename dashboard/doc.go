@@ -9,8 +9,9 @@
 // Kubernetes decides who may see and do what (SubjectAccessReview):
 //
 //	list    ratelimitpolicies          a namespace's limits
-//	get     ratelimitpolicies          one policy, with what happens at it
+//	get     ratelimitpolicies          one policy, with what happens at it, and its pods
 //	list    ratelimitpolicies/usage    its top callers and refusals
+//	get     ratelimitpolicies/usage    one caller, by its name
 //	get     ratelimitpolicies/status   callers by their names
 //	create  ratelimitpolicies/resets   to empty a caller's windows
 //	create  ratelimitpolicies/grants   to grant a caller more for a time
@@ -25,6 +26,8 @@
 package dashboard
 
 // +kubebuilder:rbac:groups=weir.dev,resources=ratelimitpolicies;periodictasks,verbs=list;watch
+// +kubebuilder:rbac:groups=weir.dev,resources=ratelimitpolicies,verbs=get
+// +kubebuilder:rbac:groups=admissionregistration.k8s.io,resources=mutatingwebhookconfigurations,resourceNames=weir,verbs=get
 // +kubebuilder:rbac:groups=weir.dev,resources=ratelimitpolicies/status,verbs=patch
 // +kubebuilder:rbac:groups=batch,resources=jobs,verbs=list;watch
 // +kubebuilder:rbac:groups=authentication.k8s.io,resources=tokenreviews,verbs=create

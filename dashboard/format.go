@@ -25,12 +25,15 @@ var functions = template.FuncMap{
 	"arguments": arguments,
 	"plural":    plural,
 	"since":     since,
+	"at":        func(t *time.Time) time.Time { return *t },
+	"int64":     func(n int32) int64 { return int64(n) },
 	"int":       func(n int64) int { return int(n) },
 	"tab":       func(current, name, label string) tab { return tab{name, label, current == name} },
 	"search":    func(search, what string) searchBox { return searchBox{search, what} },
 	"rows":      func(all []tasks.Task, now time.Time) taskTable { return taskTable{all, now} },
 	"person":    person,
 	"rate":      rate,
+	"percent":   percent,
 	"nearly":    func(n int64) int64 { return n * 8 / 10 },
 }
 
@@ -80,6 +83,14 @@ func rate(n float64) string {
 		return strconv.FormatFloat(n, 'f', 1, 64)
 	}
 	return number(int64(n + 0.5))
+}
+
+// percent of a whole, rounded down: 100 % is all of it.
+func percent(part, whole int64) string {
+	if whole <= 0 {
+		return "0\u202f%"
+	}
+	return strconv.FormatInt(part*100/whole, 10) + "\u202f%"
 }
 
 // duration in the two units that matter.

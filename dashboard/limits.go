@@ -32,6 +32,8 @@ type limitRow struct {
 	Hosts                                             []string
 	// Rates of now in requests a second; nil: not known.
 	Rates *usage.Rates
+	// Most is what the caller with the most has used of a limit; nil: nobody asked.
+	Most *usage.Use
 	// Hour draws the last hour.
 	Hour template.HTML
 }
@@ -57,7 +59,7 @@ func limitOf(p *v1alpha1.RateLimitPolicy) limitRow {
 }
 
 func (row *limitRow) happens(p *usage.Policy) {
-	row.Rates = p.Rates
+	row.Rates, row.Most = p.Rates, p.MostUsed
 	if p.Hour != nil {
 		row.Hour = ratesPlot("Last hour", p.Hour.Admitted, p.Hour.Limited)
 	}
@@ -124,35 +126,46 @@ func (s *Server) visiblePolicies(ctx context.Context, v *visitor) ([]*v1alpha1.R
 
 // grantRow is more quota for one caller, for a time.
 type grantRow struct {
-	Identity, By, Reason string
-	Requests             int32
-	Until                time.Time
+	Who, Page, By, Reason string
+	Requests              int32
+	Until                 time.Time
 }
 
 // callerRow is one of those that asked most.
 type callerRow struct {
 	usage.TopCaller
-	// Who: the caller's name or pseudonym; Key names it in forms, empty: it may not
-	// be known.
-	Who, Key string
-	Limit    *usage.Limit // the one with least left; nil: unlimited
-	Frees    time.Time
+	// Who: the caller's name or pseudonym; Page its view, empty: the visitor may not
+	// ask for it.
+	Who, Page string
+	Actions   *callerActions // nil: none
+	Limit     *usage.Limit   // the one with least left; nil: unlimited
+	Frees     time.Time
 }
 
 type refusalRow struct {
 	usage.Refusal
-	Who   string
-	Frees time.Time
+	Who, Page string
+	Frees     time.Time
+}
+
+func refusalRowOf(refusal usage.Refusal) refusalRow {
+	row := refusalRow{Refusal: refusal, Who: whoIs(refusal.Name)}
+	if refusal.Frees != nil {
+		row.Frees = *refusal.Frees
+	}
+	return row
 }
 
 type limitData struct {
 	limitRow
-	// Named: the visitor may see who callers are.
-	Named              bool
+	// Named: the visitor may see who callers are; MayAsk: of one by its name.
+	Named, MayAsk      bool
+	Page               string // the view's address
 	MayReset, MayGrant bool
 	Grants             []grantRow
 	Callers            []callerRow
 	Refusals           []refusalRow
+	Pods               podsData
 	// Missing says why there are no rates, Silent why no callers and refusals.
 	Missing, Silent string
 	Recent          template.HTML
@@ -162,21 +175,20 @@ type limitData struct {
 const listed = "?limit=50"
 
 func (s *Server) limit(ctx context.Context, v *visitor, r *http.Request) (*view, error) {
-	namespace, name := r.PathValue("namespace"), r.PathValue("name")
-	if !v.may(ctx, namespace, "ratelimitpolicies", "", "list") {
-		return nil, problem(http.StatusForbidden, "User %s may not list ratelimitpolicies in namespace %s: a Role there has to allow it.", v.user.Username, namespace)
+	policy, err := s.policyOf(ctx, v, r)
+	if err != nil {
+		return nil, err
 	}
-	policy := &v1alpha1.RateLimitPolicy{}
-	if err := s.o.Reader.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, policy); err != nil {
-		return nil, problem(http.StatusNotFound, "There is no RateLimitPolicy %s in namespace %s.", name, namespace)
-	}
+	namespace, name := policy.Namespace, policy.Name
 	data := limitData{
 		limitRow: limitOf(policy), Named: !s.o.HideCallers && v.may(ctx, namespace, "ratelimitpolicies", "status", "get"),
 		MayReset: v.may(ctx, namespace, "ratelimitpolicies", "resets", "create"), MayGrant: v.may(ctx, namespace, "ratelimitpolicies", "grants", "create"),
 	}
+	data.MayAsk, data.Page = !s.o.HideCallers && v.may(ctx, namespace, "ratelimitpolicies", "usage", "get"), policyPage(r)
 	for _, g := range policy.Status.Grants {
 		if data.Named && time.Now().Before(g.Until.Time) {
-			data.Grants = append(data.Grants, grantRow{g.Identity, g.By, g.Reason, g.Requests, g.Until.Time})
+			name := usage.Name{Identity: &g.Identity}
+			data.Grants = append(data.Grants, grantRow{whoIs(name), callerPage(data.Page, name, data.MayAsk), g.By, g.Reason, g.Requests, g.Until.Time})
 		}
 	}
 	var happens usage.Policy
@@ -188,6 +200,10 @@ func (s *Server) limit(ctx context.Context, v *visitor, r *http.Request) (*view,
 		if recent := happens.Recent; recent != nil {
 			data.Recent = ratesPlot("Last two minutes", recent.Admitted, recent.Limited)
 		}
+	}
+	data.Pods = s.podsOf(ctx, v, r, url.Values{"limit": {strconv.Itoa(shownPods)}})
+	if data.Pods.Continue != "" {
+		data.Pods.Next = data.Page + "/pods"
 	}
 	data.fill(ctx, s, v, policyPath(r))
 	return &view{template: "limit", data: data, title: name, section: "limits", every: ratesInterval}, nil
@@ -207,9 +223,9 @@ func (d *limitData) fill(ctx context.Context, s *Server, v *visitor, path string
 	}
 	now := time.Now()
 	for _, c := range callers.Callers {
-		row := callerRow{TopCaller: c, Who: whoIs(c.Name)}
-		if c.Identity != nil {
-			row.Key = encodeIdentity(*c.Identity)
+		row := callerRow{TopCaller: c, Who: whoIs(c.Name), Page: callerPage(d.Page, c.Name, d.MayAsk)}
+		if c.Identity != nil && (d.MayReset || d.MayGrant) {
+			row.Actions = &callerActions{row.Who, encodeIdentity(*c.Identity), d.Page, d.Page, v.csrf, d.MayReset, d.MayGrant}
 		}
 		for i := range c.Limits {
 			if limit := &c.Limits[i]; row.Limit == nil || limit.Remaining < row.Limit.Remaining {
@@ -217,15 +233,13 @@ func (d *limitData) fill(ctx context.Context, s *Server, v *visitor, path string
 			}
 		}
 		if row.Limit != nil && row.Limit.FreesAfterSeconds > 0 {
-			row.Frees = now.Add(time.Duration(row.Limit.FreesAfterSeconds * float64(time.Second)))
+			row.Frees = now.Add(seconds(row.Limit.FreesAfterSeconds))
 		}
 		d.Callers = append(d.Callers, row)
 	}
 	for _, refusal := range refusals.Refusals {
-		row := refusalRow{Refusal: refusal, Who: whoIs(refusal.Name)}
-		if refusal.Frees != nil {
-			row.Frees = *refusal.Frees
-		}
+		row := refusalRowOf(refusal)
+		row.Page = callerPage(d.Page, refusal.Name, d.MayAsk)
 		d.Refusals = append(d.Refusals, row)
 	}
 }

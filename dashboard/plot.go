@@ -5,6 +5,8 @@ import (
 	"html/template"
 	"strings"
 	"time"
+
+	"github.com/weir-dev/weir/controllers/usage"
 )
 
 // Plots are drawn here, as SVG: they need no script, and follow the page's colours.
@@ -45,9 +47,7 @@ func plot(what string, points []point, last time.Duration, now time.Time, say fu
 	}
 	label := fmt.Sprintf("%s in %s: now %s, at most %s", what, duration(last.Round(time.Minute)), say(current), say(highest))
 	var b strings.Builder
-	fmt.Fprintf(&b, `<svg class="plot" viewBox="0 0 %d %d" preserveAspectRatio="none" role="img" aria-label="%s"><title>%s</title>`,
-		plotWidth, plotHeight, template.HTMLEscapeString(label), template.HTMLEscapeString(label))
-	fmt.Fprintf(&b, `<path class="base" d="M0 %d.5H%d"/>`, plotHeight-1, plotWidth)
+	startPlot(&b, "", label)
 	line(&b, buckets, known, highest)
 	b.WriteString("</svg>")
 	return template.HTML(b.String()) //nolint:gosec // numbers, and a label that is escaped
@@ -61,8 +61,7 @@ func ratesPlot(what string, admitted, limited []int64) template.HTML {
 	}
 	label := fmt.Sprintf("%s: %s admitted, %s limited", what, number(sum(admitted)), number(sum(limited)))
 	var b strings.Builder
-	fmt.Fprintf(&b, `<svg class="plot" viewBox="0 0 %d %d" preserveAspectRatio="none" role="img" aria-label="%s"><title>%s</title><path class="base" d="M0 %d.5H%d"/>`,
-		plotWidth, plotHeight, template.HTMLEscapeString(label), template.HTMLEscapeString(label), plotHeight-1, plotWidth)
+	startPlot(&b, "", label)
 	for _, curve := range []struct {
 		class  string
 		values []int64
@@ -79,6 +78,56 @@ func ratesPlot(what string, admitted, limited []int64) template.HTML {
 		b.WriteString("</g>")
 	}
 	b.WriteString("</svg>")
+	return template.HTML(b.String()) //nolint:gosec // numbers, and a label that is escaped
+}
+
+// startPlot begins a drawing of a plot's size, which a label says.
+func startPlot(b *strings.Builder, class, label string) {
+	label = template.HTMLEscapeString(label)
+	fmt.Fprintf(b, `<svg class="plot%s" viewBox="0 0 %d %d" preserveAspectRatio="none" role="img" aria-label="%s"><title>%s</title><path class="base" d="M0 %d.5H%d"/>`,
+		class, plotWidth, plotHeight, label, label, plotHeight-1, plotWidth)
+}
+
+// windowPlot draws when what counts of a limit was admitted.
+func windowPlot(w usage.Window) template.HTML {
+	highest := int64(1)
+	for _, units := range w.Units {
+		highest = max(highest, units)
+	}
+	window, step := duration(w.Window.Duration), duration(seconds(w.StepSeconds))
+	var b strings.Builder
+	startPlot(&b, " tall", fmt.Sprintf("Admitted in the last %s: %s, at most %s in %s", window, number(sum(w.Units)), number(highest), step))
+	b.WriteString(`<path class="bars" d="`)
+	width := float64(plotWidth) / float64(max(1, len(w.Units)))
+	for i, units := range w.Units {
+		if units > 0 {
+			height := max(1, float64(units)/float64(highest)*(plotHeight-5))
+			fmt.Fprintf(&b, "M%.1f %dv%.1fh%.1fv%.1fz", float64(i)*width+width/8, plotHeight-1, -height, width*3/4, height)
+		}
+	}
+	b.WriteString(`"/></svg>`)
+	return template.HTML(b.String()) //nolint:gosec // numbers, and a label that is escaped
+}
+
+// leftPlot draws what remains of a limit from now on, if nobody asks: the steps in
+// which its units are free again.
+func leftPlot(limit usage.Limit, w usage.Window, now time.Time) template.HTML {
+	var b strings.Builder
+	window, left := max(w.Window.Duration, 1), float64(limit.Remaining)
+	startPlot(&b, " tall", fmt.Sprintf("Left in the next %s, if nothing is asked: %s now, %s in the end", duration(window), number(limit.Remaining), number(limit.Requests-w.Reserved)))
+	height := func() float64 {
+		return plotHeight - 1 - min(left, float64(limit.Requests))/float64(max(1, limit.Requests))*(plotHeight-5)
+	}
+	path := fmt.Sprintf("M0 %.1f", height())
+	for i, units := range w.Units {
+		if units > 0 {
+			frees := endOf(&w, i).Add(window).Sub(now)
+			left += float64(units)
+			path += fmt.Sprintf("H%.1fV%.1f", min(max(0, float64(frees)/float64(window)), 1)*plotWidth, height())
+		}
+	}
+	path += fmt.Sprintf("H%d", plotWidth)
+	fmt.Fprintf(&b, `<path class="area" d="%sV%dH0Z"/><path class="line" d="%s"/></svg>`, path, plotHeight, path)
 	return template.HTML(b.String()) //nolint:gosec // numbers, and a label that is escaped
 }
 

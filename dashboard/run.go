@@ -63,6 +63,8 @@ type Config struct {
 	MaxTasks int
 	// HideCallers: nobody sees who callers are.
 	HideCallers bool
+	// Operator is the host:port of the operator's link.
+	Operator string
 	// StoreTimeout bounds asking the limiter's Redis about one caller.
 	StoreTimeout time.Duration
 	// StoreInsecureSkipVerify turns verification of its certificate off.
@@ -111,6 +113,7 @@ func (c *Config) bind(flags *flag.FlagSet) {
 	flags.BoolVar(&c.HideCallers, "hide-callers", false, "show nobody who callers are: pseudonyms instead, which are the same for the same caller until the session key changes")
 	flags.DurationVar(&c.StoreTimeout, "store-timeout", time.Second, "longest time to wait for the limiter's Redis")
 	flags.BoolVar(&c.StoreInsecureSkipVerify, "store-insecure-skip-verify", false, "do not verify a rediss:// server's certificate")
+	flags.StringVar(&c.Operator, "operator", "weir-link.weir-system.svc:9444", "host:port of the operator's link, which says which pods enforce a policy")
 	flags.IntVar(&c.MaxTasks, "max-tasks", tasks.DefaultLimit, "tasks that are listed; the oldest that have ended are forgotten first")
 }
 
@@ -207,6 +210,7 @@ func (c *Config) options(mgr ctrl.Manager, api kubernetes.Interface, logger logr
 	options.HideCallers = c.HideCallers
 	options.Usage = usage.New(usage.Options{
 		Client: mgr.GetClient(), API: api, Recorder: options.Recorder, Store: c.store(logger), HideNames: c.HideCallers,
+		Pods:   (&operator{address: c.Operator, config: mgr.GetConfig(), reader: mgr.GetAPIReader()}).pods,
 		Key:    func(context.Context) ([]byte, error) { return options.SessionKey, nil },
 		Logger: logger.WithName("usage"),
 	})

@@ -81,7 +81,7 @@ func (s *Server) resetCaller(ctx context.Context, v *visitor, r *http.Request) (
 	if err := s.askUsage(ctx, v, http.MethodPost, policyPath(r)+"/resets", usage.Caller{Identity: &identity}, &left); err != nil {
 		return "", "", err
 	}
-	return "The caller's windows are empty: all of its quota is free.", policyPage(r), nil
+	return "The caller's windows are empty: all of its quota is free.", back(r, policyPage(r)), nil
 }
 
 func (s *Server) grantCaller(ctx context.Context, v *visitor, r *http.Request) (said, next string, err error) {
@@ -99,7 +99,7 @@ func (s *Server) grantCaller(ctx context.Context, v *visitor, r *http.Request) (
 	if err := s.askUsage(ctx, v, http.MethodPost, policyPath(r)+"/grants", wanted, &granted); err != nil {
 		return "", "", err
 	}
-	return fmt.Sprintf("Granted %d requests more in each window until %s.", granted.Requests, granted.Until.UTC().Format("2006-01-02 15:04:05 UTC")), policyPage(r), nil
+	return fmt.Sprintf("Granted %d requests more in each window until %s.", granted.Requests, granted.Until.UTC().Format("2006-01-02 15:04:05 UTC")), back(r, policyPage(r)), nil
 }
 
 // policyPage is the address of a policy's view.

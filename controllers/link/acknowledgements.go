@@ -28,8 +28,26 @@ type Acknowledgement struct {
 	// StoreAwaySince is the Unix time since which the pod's sidecar has no answer
 	// from the store; 0: it has.
 	StoreAwaySince int64 `json:"storeAwaySince,omitempty"`
-	// Seen is when the replica that the pod asked received it.
-	Seen time.Time `json:"seen"`
+	// Seen is when the replica that the pod asked received it, and Since when the pod
+	// had said something else before.
+	Seen  time.Time `json:"seen"`
+	Since time.Time `json:"since"`
+	// Silent: the pod has asked no replica for silentAfter.
+	Silent bool `json:"silent,omitempty"`
+}
+
+// silentAfter is longer than a sidecar that lives is silent: its longest backoff,
+// and a request that is held by a dead connection.
+const silentAfter = 90 * time.Second
+
+// Generation of a policy that the pod enforces; 0: none.
+func (a Acknowledgement) Generation(uid types.UID) int64 {
+	for _, ref := range a.Enforcing {
+		if ref.UID == string(uid) {
+			return ref.Generation
+		}
+	}
+	return 0
 }
 
 // Enforces says whether the pod enforces this edit of a policy.
@@ -45,7 +63,7 @@ func (a Acknowledgement) Intercepts(policy string) bool {
 }
 
 // Acknowledgements remembers the last of every pod that lives: of those that
-// asked this replica, and, at the leader, of those that asked a peer.
+// asked this replica, and of those that asked a peer.
 type Acknowledgements struct {
 	// epoch names this memory, which a restart empties.
 	epoch string
@@ -117,13 +135,24 @@ func (a *Acknowledgements) Of(namespace string) map[types.UID]Acknowledgement {
 	return said
 }
 
+// Last is what a pod said last; false: nothing yet.
+func (a *Acknowledgements) Last(namespace string, uid types.UID) (Acknowledgement, bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	e, known := a.namespaces[namespace][uid]
+	return e.Acknowledgement, known
+}
+
 // Record keeps what a pod said to this replica.
 func (a *Acknowledgements) Record(said Acknowledgement) {
 	a.mu.Lock()
 	before, known := a.namespaces[said.Namespace][said.UID]
 	news := !known || !same(before.Acknowledgement, said)
+	if said.Since = before.Since; news || said.Since.IsZero() {
+		said.Since = said.Seen
+	}
 	next := entry{Acknowledgement: said, sequence: before.sequence}
-	if news || before.sequence == 0 {
+	if news || before.sequence == 0 || before.Silent {
 		a.sequence++
 		next.sequence = a.sequence
 	}
@@ -142,7 +171,7 @@ func (a *Acknowledgements) Record(said Acknowledgement) {
 func (a *Acknowledgements) merge(said Acknowledgement) {
 	a.mu.Lock()
 	before, known := a.namespaces[said.Namespace][said.UID]
-	if known && !before.Seen.Before(said.Seen) {
+	if known && before.Seen.After(said.Seen) {
 		a.mu.Unlock()
 		return
 	}
@@ -151,6 +180,27 @@ func (a *Acknowledgements) merge(said Acknowledgement) {
 	a.mu.Unlock()
 	if !known || !same(before.Acknowledgement, said) {
 		notify(said.Namespace)
+	}
+}
+
+// hush notes which pods that asked this replica last have been silent, and tells
+// peers.
+func (a *Acknowledgements) hush(now time.Time) {
+	a.mu.Lock()
+	before := a.sequence
+	for _, pods := range a.namespaces {
+		for uid, e := range pods {
+			if e.sequence > 0 && !e.Silent && now.Sub(e.Seen) > silentAfter {
+				a.sequence++
+				e.Silent, e.sequence = true, a.sequence
+				pods[uid] = e
+			}
+		}
+	}
+	told := a.sequence != before
+	a.mu.Unlock()
+	if told {
+		a.changed.ring("")
 	}
 }
 

@@ -100,3 +100,58 @@ func TestSweepForgetsPodsThatDoNotLive(t *testing.T) {
 		t.Errorf("got %v", left)
 	}
 }
+
+// A pod that asks nobody any more is silent at every replica, from when it asked
+// last, until it asks again; since when it says what it says stays the same.
+func TestSilentPodsAreTold(t *testing.T) {
+	t.Parallel()
+	here, there := NewAcknowledgements(), NewAcknowledgements()
+	var heard page
+	bring := func() {
+		heard = here.heardAfter(heard.Sequence)
+		for _, said := range heard.Acknowledgements {
+			there.merge(said)
+		}
+	}
+	is := func(when string, seen, since int, silent bool) {
+		t.Helper()
+		bring()
+		for _, a := range []*Acknowledgements{here, there} {
+			said := a.Of("shop")["a"]
+			if a == there && !silent {
+				said.Seen = epoch.Add(time.Duration(seen) * time.Second) // peers are told only of what is new
+			}
+			if !said.Seen.Equal(epoch.Add(time.Duration(seen)*time.Second)) || !said.Since.Equal(epoch.Add(time.Duration(since)*time.Second)) || said.Silent != silent {
+				t.Errorf("%s: got %+v", when, said)
+			}
+		}
+	}
+	here.Record(said("a", 1, 0))
+	here.Record(said("a", 1, 30))
+	is("after a repetition", 30, 0, false)
+	here.hush(epoch.Add(100 * time.Second))
+	there.hush(epoch.Add(time.Hour))
+	is("as long as it may be", 30, 0, false)
+	here.hush(epoch.Add(121 * time.Second))
+	is("afterwards", 30, 0, true)
+	sequence := here.sequence
+	here.hush(epoch.Add(200 * time.Second))
+	if here.sequence != sequence {
+		t.Error("it is told twice")
+	}
+	here.Record(said("a", 1, 300))
+	is("asking again", 300, 0, false)
+	here.Record(said("a", 2, 310))
+	is("with something else", 310, 310, false)
+	there.Record(said("a", 2, 400)) // it asks the other replica
+	if got := there.Of("shop")["a"].Since; !got.Equal(epoch.Add(310 * time.Second)) {
+		t.Errorf("at another replica it says so since %v", got)
+	}
+	for _, said := range there.heardAfter(0).Acknowledgements {
+		here.merge(said)
+	}
+	here.hush(epoch.Add(time.Hour))
+	if here.Of("shop")["a"].Silent {
+		t.Error("a pod that asks another replica is silent")
+	}
+}

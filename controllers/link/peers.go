@@ -29,8 +29,9 @@ const (
 	maxPageBytes     = 128 << 20
 )
 
-// Peers brings what was acknowledged to the other replicas to the leader. It is
-// a manager.Runnable that only the leader runs.
+// Peers brings what was acknowledged to the other replicas to this one: the leader
+// writes it into status, and all tell people. It is a manager.Runnable that every
+// replica runs.
 type Peers struct {
 	// Discover says the addresses, host:port, of the other replicas.
 	Discover func(ctx context.Context) ([]string, error)
@@ -65,8 +66,8 @@ func DiscoverPods(reader client.Reader, namespace, serviceAccount, ownIP string,
 	}
 }
 
-// NeedLeaderElection is true: only the leader writes what pods acknowledge.
-func (*Peers) NeedLeaderElection() bool { return true }
+// NeedLeaderElection is false: every replica says which pods enforce a policy.
+func (*Peers) NeedLeaderElection() bool { return false }
 
 // Start follows every peer until ctx ends.
 func (p *Peers) Start(ctx context.Context) error {

@@ -32,6 +32,7 @@ const (
 	idleTimeout     = 90 * time.Second
 	shutdownTimeout = 5 * time.Second
 	sweepInterval   = 5 * time.Minute
+	hushInterval    = 10 * time.Second
 	maxHeaderBytes  = 32 << 10
 	maxReportBytes  = 64 << 10
 	maxConnections  = 32768
@@ -183,14 +184,17 @@ func (s *Server) handler() http.Handler {
 	return guarded(mux)
 }
 
-// sweep forgets pods whose end was not seen.
+// sweep forgets pods whose end was not seen, and notes those that are silent.
 func (s *Server) sweep(ctx context.Context) {
-	ticker := time.NewTicker(sweepInterval)
+	ticker, hushing := time.NewTicker(sweepInterval), time.NewTicker(hushInterval)
 	defer ticker.Stop()
+	defer hushing.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
+		case now := <-hushing.C:
+			s.options.Acknowledgements.hush(now)
 		case <-ticker.C:
 			s.options.Acknowledgements.sweep(func(namespace, name string, uid types.UID) bool {
 				pod := &corev1.Pod{}

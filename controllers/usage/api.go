@@ -47,6 +47,10 @@ type Policy struct {
 	Pods     PodCounts `json:"pods"`
 	// Rates of now; absent: Redis did not say.
 	Rates *Rates `json:"rates,omitempty"`
+	// MostUsed is the limit of which most is used now, by one of the four callers that
+	// asked most within the policy's longest window, of at most ten minutes; in lists
+	// only, and absent while nobody asked.
+	MostUsed *Use `json:"mostUsed,omitempty"`
 	// Recent is of the last two minutes, Hour of the last hour; the last count of
 	// each is not complete.
 	Recent     *Series     `json:"recent,omitempty"`
@@ -68,6 +72,56 @@ type PodCounts struct {
 	Enforcing int32 `json:"enforcing"`
 	// Degraded have no answer from Redis; rounded up above 16.
 	Degraded int32 `json:"degraded"`
+}
+
+// Pods is what GET …/pods answers: those that a policy selects, by name; those that
+// do not enforce it as it is, or are without Redis or silent, are first.
+type Pods struct {
+	// Generation of the policy that is to be enforced.
+	Generation int64     `json:"generation"`
+	States     PodStates `json:"states"`
+	Pods       []Pod     `json:"pods"`
+	Continue   string    `json:"continue,omitempty"`
+}
+
+// PodStates count a policy's pods, all of them.
+type PodStates struct {
+	Selected        int32 `json:"selected"`
+	Enforcing       int32 `json:"enforcing"`
+	Pending         int32 `json:"pending"`
+	Rejected        int32 `json:"rejected"`
+	NotIntercepting int32 `json:"notIntercepting"`
+	NotConnected    int32 `json:"notConnected"`
+	NoSidecar       int32 `json:"noSidecar"`
+	// Of those above, as Troubled, which are listed first.
+	WithoutRedis int32 `json:"withoutRedis"`
+	Silent       int32 `json:"silent"`
+	Troubled     int32 `json:"troubled"`
+}
+
+// Pod is one that a policy selects.
+type Pod struct {
+	Pod string `json:"pod"`
+	// State is one of those above. What a pod has acknowledged it enforces until it
+	// acknowledges something else, also while it is silent.
+	State string `json:"state"`
+	// Generation of the policy that it enforces; absent: none, or it has not said so.
+	Generation int64 `json:"generation,omitempty"`
+	// Since when it says so; absent: it has said nothing.
+	Since *time.Time `json:"since,omitempty"`
+	// Since when its sidecar has no answer from Redis, and has not asked the
+	// operator for rules; absent: it has.
+	WithoutRedisSince *time.Time `json:"withoutRedisSince,omitempty"`
+	SilentSince       *time.Time `json:"silentSince,omitempty"`
+	// Message says why it rejected the policy.
+	Message string `json:"message,omitempty"`
+}
+
+// Use is what one caller, of whom no more is told, has used of a limit.
+type Use struct {
+	Requests int64           `json:"requests"`
+	Window   metav1.Duration `json:"window"`
+	Used     int64           `json:"used"`
 }
 
 // Rates are requests a second: the mean of the last ten seconds.
@@ -177,6 +231,38 @@ type Limit struct {
 	Remaining int64 `json:"remaining"`
 	// FreesAfterSeconds is when more remains; 0: nothing is used.
 	FreesAfterSeconds float64 `json:"freesAfterSeconds"`
+}
+
+// CallerWindow is what GET …/window?identity= and GET …/callers/{pseudonym} answer:
+// how it is with one caller now, and when what it has used was admitted.
+type CallerWindow struct {
+	Name
+	Standing
+	// Windows of the limits, in their order.
+	Windows []Window `json:"windows,omitempty"`
+	// Grant and Reset, the last one, are told with the caller's identity; absent:
+	// none is known.
+	Grant *Grant `json:"grant,omitempty"`
+	Reset *Reset `json:"reset,omitempty"`
+}
+
+// Window is what counts of one limit, and since when, the oldest first: at most 51
+// buckets. What a bucket has is free a window after it.
+type Window struct {
+	Requests int64           `json:"requests"`
+	Window   metav1.Duration `json:"window"`
+	// Begin of the first bucket, and the length of each. The last is under way.
+	Begin       time.Time `json:"begin"`
+	StepSeconds float64   `json:"stepSeconds"`
+	Units       []int64   `json:"units"`
+	// Reserved by sidecars, which may use them.
+	Reserved int64 `json:"reserved"`
+}
+
+// Reset is one that somebody did.
+type Reset struct {
+	At time.Time `json:"at"`
+	By string    `json:"by,omitempty"`
 }
 
 // Caller is the body of POST …/resets.

@@ -76,15 +76,18 @@ func (s shape) name() string {
 
 // bodies are what each operation takes and answers.
 var bodies = map[string][2]any{
-	"GET " + policiesPath:              {nil, Policies{}},
-	"GET " + policyPath:                {nil, Policy{}},
-	"GET " + policyPath + "/usage":     {nil, Usage{}},
-	"GET " + policyPath + "/callers":   {nil, Callers{}},
-	"GET " + policyPath + "/refusals":  {nil, Refusals{}},
-	"POST " + policyPath + "/resets":   {Caller{}, Usage{}},
-	"GET " + policyPath + "/grants":    {nil, Grants{}},
-	"POST " + policyPath + "/grants":   {GrantRequest{}, Grant{}},
-	"DELETE " + policyPath + "/grants": {nil, Grants{}},
+	"GET " + policiesPath:                        {nil, Policies{}},
+	"GET " + policyPath:                          {nil, Policy{}},
+	"GET " + policyPath + "/pods":                {nil, Pods{}},
+	"GET " + policyPath + "/usage":               {nil, Usage{}},
+	"GET " + policyPath + "/callers":             {nil, Callers{}},
+	"GET " + policyPath + "/window":              {nil, CallerWindow{}},
+	"GET " + policyPath + "/callers/{pseudonym}": {nil, CallerWindow{}},
+	"GET " + policyPath + "/refusals":            {nil, Refusals{}},
+	"POST " + policyPath + "/resets":             {Caller{}, Usage{}},
+	"GET " + policyPath + "/grants":              {nil, Grants{}},
+	"POST " + policyPath + "/grants":             {GrantRequest{}, Grant{}},
+	"DELETE " + policyPath + "/grants":           {nil, Grants{}},
 }
 
 var inBraces = regexp.MustCompile(`\{(\w+)\}`)

@@ -6,12 +6,14 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/weir-dev/weir/api/v1alpha1"
+	"github.com/weir-dev/weir/sidecar/limiter"
 	"github.com/weir-dev/weir/sidecar/report"
 )
 
@@ -44,20 +46,61 @@ func (s *Server) policies(ctx context.Context, q *asked) (any, error) {
 		all = all[:page.limit]
 		found.Continue = tokenAfter(nameOf(all[len(all)-1]))
 	}
-	for _, policy := range all {
-		found.Policies = append(found.Policies, policyOf(policy))
-	}
-	found.Missing = s.addRates(ctx, found.Policies, query.Get("series") == "true")
+	policies, missing := s.happening(ctx, all, query.Get("series") == "true")
+	found.Policies, found.Missing = append(found.Policies, policies...), missing
 	return found, nil
 }
 
 // Happening are policies with what happens at them, for somebody who may list
 // them; missing says why there are no rates and series.
 func (s *Server) Happening(ctx context.Context, policies []*v1alpha1.RateLimitPolicy) (found []Policy, missing string) {
+	return s.happening(ctx, policies, true)
+}
+
+func (s *Server) happening(ctx context.Context, policies []*v1alpha1.RateLimitPolicy, hours bool) (found []Policy, missing string) {
 	for _, policy := range policies {
 		found = append(found, policyOf(policy))
 	}
-	return found, s.addRates(ctx, found, true)
+	lately, missing := s.addRates(ctx, found, hours)
+	if missing == "" {
+		missing = s.addMostUsed(ctx, policies, found, lately)
+	}
+	return found, missing
+}
+
+// addMostUsed says of which limit most is used, by one of those who asked most of
+// each policy lately.
+func (s *Server) addMostUsed(ctx context.Context, policies []*v1alpha1.RateLimitPolicy, found []Policy, lately [][]report.Caller) (missing string) {
+	var takes []limiter.Take
+	var of []*Policy // of each take
+	now := time.Now()
+	for i, callers := range lately {
+		for _, caller := range callers {
+			if limits, _ := limitsOf(policies[i], caller.Identity, now); len(limits) > 0 {
+				takes, of = append(takes, takeOf(policies[i], caller.Identity, limits)), append(of, &found[i])
+			}
+		}
+	}
+	if err := s.useStore(); err != nil {
+		return err.Error()
+	}
+	decisions, err := s.limiter.RemainingOfEach(ctx, takes)
+	if err != nil {
+		return s.unanswered(err).Error()
+	}
+	for i, decision := range decisions {
+		for _, quota := range decision.Quotas {
+			of[i].uses(Use{quota.Limit.Requests, metav1.Duration{Duration: quota.Limit.Window()}, max(quota.Limit.Requests-quota.Remaining, 0)})
+		}
+	}
+	return ""
+}
+
+// uses notes what a caller uses, if it is the largest part of a limit.
+func (p *Policy) uses(use Use) {
+	if p.MostUsed == nil || float64(use.Used)/float64(use.Requests) > float64(p.MostUsed.Used)/float64(p.MostUsed.Requests) {
+		p.MostUsed = &use
+	}
 }
 
 // nameOf a policy, by which they are listed.
@@ -71,7 +114,7 @@ func (s *Server) policy(ctx context.Context, q *asked) (any, error) {
 		})
 	}
 	told := []Policy{found}
-	if missing := s.addRates(ctx, told, false); missing != "" {
+	if _, missing := s.addRates(ctx, told, false); missing != "" {
 		found.Missing = missing
 		return found, nil
 	}
@@ -105,36 +148,41 @@ func policyOf(policy *v1alpha1.RateLimitPolicy) Policy {
 }
 
 // addRates says what happens at policies now and, where wanted, did in the last
-// hour; or why that is missing.
-func (s *Server) addRates(ctx context.Context, policies []Policy, hours bool) (missing string) {
+// hour; or why that is missing. It returns who asked most of each within its
+// longest window.
+func (s *Server) addRates(ctx context.Context, policies []Policy, hours bool) (lately [][]report.Caller, missing string) {
 	if len(policies) == 0 {
-		return ""
+		return nil, ""
 	}
 	connection, err := s.reports.in(s.options.Store())
 	if err != nil {
-		return err.Error()
+		return nil, err.Error()
 	}
 	named := make([]report.Policy, len(policies))
 	for i := range policies {
 		named[i] = report.Policy{Namespace: policies[i].Namespace, Service: policies[i].Service}
+		for _, limit := range policies[i].Limits {
+			named[i].Lately = max(named[i].Lately, limit.Window.Duration)
+		}
 	}
 	rates, err := report.Rates(ctx, connection.Client(), named)
 	if err != nil {
-		return s.unread(connection, err).Error()
+		return nil, s.unread(connection, err).Error()
 	}
 	var series []report.Series
 	if hours {
 		if series, err = report.Hours(ctx, connection.Client(), named); err != nil {
-			return s.unread(connection, err).Error()
+			return nil, s.unread(connection, err).Error()
 		}
 	}
 	for i := range policies {
+		lately = append(lately, rates[i].Callers)
 		policies[i].Rates = &Rates{rates[i].Admitted, rates[i].Limited, rates[i].WithoutRedis}
 		if hours {
 			policies[i].Hour = seriesOf(series[i])
 		}
 	}
-	return ""
+	return lately, ""
 }
 
 func seriesOf(told report.Series) *Series {

@@ -14,6 +14,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/utils/lru"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/weir-dev/weir/api/v1alpha1"
@@ -27,7 +28,7 @@ type Recorder interface {
 	Eventf(regarding, related runtime.Object, eventType, reason, action, note string, args ...any)
 }
 
-// Options of a Server; all are required.
+// Options of a Server; those without "nil" are required.
 type Options struct {
 	// Client reads policies from the cache and writes their status.
 	Client client.Client
@@ -40,6 +41,9 @@ type Options struct {
 	Key func(context.Context) ([]byte, error)
 	// HideNames gives everybody pseudonyms.
 	HideNames bool
+	// Pods of a policy; nil: nobody says. Its errors are for people where they are
+	// a problem that was answered with.
+	Pods func(context.Context, *v1alpha1.RateLimitPolicy, PodQuery) (Pods, error)
 	// Authorities of people's client certificates; nil: none is accepted.
 	Authorities *ClientAuthorities
 	Logger      logr.Logger
@@ -62,12 +66,14 @@ type Server struct {
 	mux     *http.ServeMux
 	reports reports
 	key     pseudonyms
+	// looks that were noted lately, and when.
+	looks *lru.Cache
 }
 
 // New returns a Server. It reaches Redis when it is asked.
 func New(options Options) *Server {
 	s := &Server{
-		options: options, access: access.New(options.API, 0), busy: make(chan struct{}, maxAtOnce), mux: http.NewServeMux(),
+		options: options, access: access.New(options.API, 0), busy: make(chan struct{}, maxAtOnce), mux: http.NewServeMux(), looks: lru.New(maxLooks),
 		limiter: limiter.New(limiter.Options{Logger: slog.New(slog.DiscardHandler)}), // the operator looks after the store elsewhere
 	}
 	for _, r := range routes {
@@ -78,7 +84,7 @@ func New(options Options) *Server {
 	}
 	s.mux.HandleFunc("GET "+documentPath, serveDocument)
 	s.mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
-		answer(w, nil, problem(http.StatusNotFound, "Paths are "+policiesPath+", "+Prefix+"{namespace}/{policy}, and below that usage, callers, refusals, resets and grants: "+documentPath+" says which methods they have."))
+		answer(w, nil, problem(http.StatusNotFound, "Paths are "+policiesPath+", "+Prefix+"{namespace}/{policy}, and below that pods, usage, window, callers, refusals, resets and grants: "+documentPath+" says which methods they have."))
 	})
 	return s
 }
@@ -96,8 +102,11 @@ const policyPath = Prefix + "{namespace}/{policy}"
 var routes = []route{
 	{"GET", policiesPath, "list", "", (*Server).policies},
 	{"GET", policyPath, "get", "", (*Server).policy},
+	{"GET", policyPath + "/pods", "get", "", (*Server).pods},
 	{"GET", policyPath + "/usage", "get", "usage", (*Server).usage},
 	{"GET", policyPath + "/callers", "list", "usage", (*Server).callers},
+	{"GET", policyPath + "/window", "get", "usage", (*Server).window},
+	{"GET", policyPath + "/callers/{pseudonym}", "list", "usage", (*Server).caller},
 	{"GET", policyPath + "/refusals", "list", "usage", (*Server).refusals},
 	{"POST", policyPath + "/resets", "create", "resets", (*Server).reset},
 	{"GET", policyPath + "/grants", "list", "grants", (*Server).grants},
@@ -152,7 +161,7 @@ func (s *Server) serve(r *http.Request, to *route) (any, error) {
 		return nil, problem(http.StatusServiceUnavailable, "Too many requests are under way. Try again.")
 	}
 	found, err := to.do(s, ctx, q)
-	if failed := new(failure); err != nil && !errors.As(err, &failed) {
+	if failed := new(failure); err != nil && !errors.As(err, &failed) && r.Context().Err() == nil {
 		s.options.Logger.Error(err, "cannot answer", "user", q.who.Username, "verb", wanted.verb, "resource", wanted.resource(), "namespace", wanted.namespace, "policy", wanted.policy)
 	}
 	return found, err

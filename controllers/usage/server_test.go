@@ -14,8 +14,10 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
+	"github.com/go-logr/logr/funcr"
 
 	"github.com/weir-dev/weir/api/v1alpha1"
+	"github.com/weir-dev/weir/controllers/access"
 )
 
 // hasty is a listener for whose connections time runs a hundred times as fast.
@@ -76,5 +78,23 @@ func TestEventsNameCallersByPseudonyms(t *testing.T) {
 	}
 	if got := called("", errors.New("no answer")); got != "a caller" {
 		t.Errorf("without a key alice is called %s", got)
+	}
+}
+
+// Who looks at a caller's window again and again is noted once.
+func TestLooksAreNotedOnce(t *testing.T) {
+	t.Parallel()
+	var noted []string
+	s := New(Options{Logger: funcr.New(func(_, args string) { noted = append(noted, args) }, funcr.Options{})})
+	t.Cleanup(s.Close)
+	policy := &v1alpha1.RateLimitPolicy{}
+	policy.Namespace, policy.Name = "shop", "api"
+	for range 3 {
+		for _, user := range []string{"alice", "bob"} {
+			s.noteLook(&asked{who: &access.User{Username: user}, policy: policy}, "caller-1")
+		}
+	}
+	if len(noted) != 2 || !strings.Contains(noted[0], "alice read the window of caller-1") {
+		t.Errorf("noted: %q", noted)
 	}
 }

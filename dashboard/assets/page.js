@@ -95,13 +95,13 @@
     go(location.pathname + (text ? "?" + text : ""));
   }
   view.addEventListener("input", (event) => {
-    const form = event.target.closest("form[method=get]");
+    const form = event.target.closest("form[method=get]:not([action])");
     if (!form) return;
     clearTimeout(typing);
     typing = setTimeout(() => search(form), event.target.nodeName === "SELECT" ? 0 : 250);
   });
   view.addEventListener("submit", (event) => {
-    if (event.target.method !== "get") return;
+    if (event.target.method !== "get" || event.target.hasAttribute("action")) return;
     event.preventDefault();
     clearTimeout(typing);
     search(event.target);

@@ -69,16 +69,26 @@ type Refusal struct {
 }
 
 // Policy names one, as the limiter does.
-type Policy struct{ Namespace, Service string }
+type Policy struct {
+	Namespace, Service string
+	// Lately is for how long Rates tells who asked most, at most ten minutes; 0: not.
+	Lately time.Duration
+}
 
 // Rate is what happens at a policy now, in requests a second.
-type Rate struct{ Admitted, Limited, WithoutRedis float64 }
+type Rate struct {
+	Admitted, Limited, WithoutRedis float64
+	// Callers who asked most lately, maxLately at most; what was limited is not told.
+	Callers []Caller
+}
 
 const (
 	// Of what is read: maxDigits of a counter, and maxTextBytes of a refusal, with
 	// the longest names. A caller has limiter.MaxIdentityBytes.
 	maxDigits    = 20
 	maxTextBytes = 8 << 10
+	// maxLately callers of a Rate.
+	maxLately = 4
 	// rateBuckets are those that a Rate is the mean of, 10 s; lag is how long after
 	// its end a bucket has all counts.
 	rateBuckets = 5
@@ -106,7 +116,7 @@ func read(ctx context.Context, client redis.UniversalClient, namespace, service 
 		sets = append(sets, minuteKey(base, askedOf, minute-back), minuteKey(base, limitedOf, minute-back))
 	}
 	hashes := slices.Concat(recent.keys, hour.keys)
-	found, err := lists(readScript.Run(ctx, client, slices.Concat(hashes, sets, []string{refusalsKey(base)}), arguments(len(hashes), len(sets), allSlots)...))
+	found, err := lists(readScript.Run(ctx, client, slices.Concat(hashes, sets, []string{refusalsKey(base)}), arguments(len(hashes), len(sets), maxKept, allSlots)...))
 	if err != nil {
 		return Report{}, err
 	}
@@ -133,18 +143,22 @@ func rates(ctx context.Context, client redis.UniversalClient, policies []Policy,
 	for back := range int64(rateBuckets) {
 		wanted = append(wanted, (end-1-back)%slots)
 	}
-	found, err := several(ctx, client, policies, wanted, func(base string) window { return seconds.between(base, end-rateBuckets, end-1) })
+	found, err := several(ctx, client, policies, wanted, func(p Policy) asked {
+		base := baseOf(p.Namespace, p.Service)
+		return asked{seconds.between(base, end-rateBuckets, end-1), callersKeys(base, now, p.Lately)}
+	})
 	if err != nil {
 		return nil, err
 	}
 	result := make([]Rate, len(policies))
-	for i, series := range found {
+	for i, answer := range found {
 		var sum Counts
-		for _, counts := range series.Buckets {
+		for _, counts := range answer.Buckets {
 			sum.add(counts)
 		}
 		over := float64(rateBuckets) * seconds.step.Seconds()
-		result[i] = Rate{float64(sum.Admitted) / over, float64(sum.Limited) / over, float64(sum.WithoutRedis) / over}
+		callers := callersOf(answer.callers, nil)
+		result[i] = Rate{float64(sum.Admitted) / over, float64(sum.Limited) / over, float64(sum.WithoutRedis) / over, callers[:min(len(callers), maxLately)]}
 	}
 	return result, nil
 }
@@ -153,15 +167,48 @@ func rates(ctx context.Context, client redis.UniversalClient, policies []Policy,
 // sends a script for each, in one pipeline.
 func Hours(ctx context.Context, client redis.UniversalClient, policies []Policy) ([]Series, error) {
 	now := time.Now()
-	return several(ctx, client, policies, allSlots, func(base string) window { return minutes.window(base, now) })
+	found, err := several(ctx, client, policies, allSlots, func(p Policy) asked {
+		return asked{window: minutes.window(baseOf(p.Namespace, p.Service), now)}
+	})
+	hours := make([]Series, len(found))
+	for i := range found {
+		hours[i] = found[i].Series
+	}
+	return hours, err
+}
+
+// asked is what is wanted of a policy: counters, and who asked most.
+type asked struct {
+	window
+	sets []string
+}
+
+func (a *asked) all() []string { return slices.Concat(a.keys, a.sets) }
+
+// answer is what was found.
+type answer struct {
+	Series
+	callers map[string]int64
+}
+
+// callersKeys are the sets of the callers of some time until now.
+func callersKeys(base string, now time.Time, lately time.Duration) (keys []string) {
+	if lately <= 0 {
+		return nil
+	}
+	last, first := minutes.bucket(now), minutes.bucket(now.Add(-min(lately, callersSpan-time.Minute)))
+	for minute := first; minute <= last; minute++ {
+		keys = append(keys, minuteKey(base, askedOf, minute))
+	}
+	return keys
 }
 
 // several reads counters of several policies.
-func several(ctx context.Context, client redis.UniversalClient, policies []Policy, wanted []int64, windowOf func(base string) window) ([]Series, error) {
+func several(ctx context.Context, client redis.UniversalClient, policies []Policy, wanted []int64, of func(Policy) asked) ([]answer, error) {
 	if len(policies) == 0 {
 		return nil, nil
 	}
-	windows, replies := make([]window, len(policies)), make([]*redis.Cmd, len(policies))
+	wants, replies := make([]asked, len(policies)), make([]*redis.Cmd, len(policies))
 	ask := func(run func(redis.Pipeliner, int)) error {
 		_, err := client.Pipelined(ctx, func(pipe redis.Pipeliner) error {
 			for i := range policies {
@@ -172,26 +219,29 @@ func several(ctx context.Context, client redis.UniversalClient, policies []Polic
 		return err
 	}
 	for i, policy := range policies {
-		windows[i] = windowOf(baseOf(policy.Namespace, policy.Service))
+		wants[i] = of(policy)
 	}
 	err := ask(func(pipe redis.Pipeliner, i int) {
-		replies[i] = readScript.EvalSha(ctx, pipe, windows[i].keys, arguments(len(windows[i].keys), 0, wanted)...)
+		replies[i] = readScript.EvalSha(ctx, pipe, wants[i].all(), arguments(len(wants[i].keys), len(wants[i].sets), maxLately, wanted)...)
 	})
 	if redis.HasErrorPrefix(err, "NOSCRIPT") {
 		err = ask(func(pipe redis.Pipeliner, i int) {
-			replies[i] = readScript.Eval(ctx, pipe, windows[i].keys, arguments(len(windows[i].keys), 0, wanted)...)
+			replies[i] = readScript.Eval(ctx, pipe, wants[i].all(), arguments(len(wants[i].keys), len(wants[i].sets), maxLately, wanted)...)
 		})
 	}
 	if err != nil {
 		return nil, err
 	}
-	result := make([]Series, len(policies))
+	result := make([]answer, len(policies))
 	for i := range policies {
 		found, err := lists(replies[i])
 		if err != nil {
 			return nil, err
 		}
-		result[i] = windows[i].series(found, wanted)
+		result[i] = answer{wants[i].series(found, wanted), map[string]int64{}}
+		for _, set := range found[len(wants[i].keys):] {
+			set.addTo(result[i].callers)
+		}
 	}
 	return result, nil
 }
@@ -204,9 +254,10 @@ var allSlots = func() []int64 {
 	return all
 }()
 
-// arguments of the script, which reads those slots of the hashes.
-func arguments(hashes, sets int, wanted []int64) []any {
-	arguments := []any{hashes, sets, maxKept, maxRefusals, maxDigits, limiter.MaxIdentityBytes, maxTextBytes}
+// arguments of the script, which reads those slots of the hashes, and so many of
+// each set.
+func arguments(hashes, sets, most int, wanted []int64) []any {
+	arguments := []any{hashes, sets, most, maxRefusals, maxDigits, limiter.MaxIdentityBytes, maxTextBytes}
 	for _, slot := range wanted {
 		for i := range counters {
 			arguments = append(arguments, fieldOf(slot, counters[i]))

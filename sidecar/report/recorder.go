@@ -83,7 +83,7 @@ func (r *Recorder) Follow(namespace string, services []string) []*Recording {
 	}
 	followed := make([]*Recording, len(services))
 	for i, service := range services {
-		policy := Policy{namespace, service}
+		policy := Policy{Namespace: namespace, Service: service}
 		if r.policies[policy] == nil {
 			r.policies[policy] = &Recording{policy: policy, now: &interval{callers: &sketch{}}, spare: &interval{callers: &sketch{}}, held: callersEach}
 		}

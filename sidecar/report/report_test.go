@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"maps"
 	"net/url"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -147,8 +148,8 @@ func TestSeries(t *testing.T) {
 	if got := found.Callers; len(got) != 1 || got[0] != (Caller{"user", 74*75/2 + 75, 75}) {
 		t.Errorf("callers are %+v", got)
 	}
-	rated, err := rates(t.Context(), client, []Policy{{"shop", "none"}, {"shop", "api"}}, now.Add(lag))
-	if err != nil || rated[0] != (Rate{}) || rated[1] != (Rate{Admitted: 72. / 2, Limited: .5}) {
+	rated, err := rates(t.Context(), client, []Policy{{Namespace: "shop", Service: "none", Lately: time.Hour}, {Namespace: "shop", Service: "api"}}, now.Add(lag))
+	if err != nil || !reflect.DeepEqual(rated, []Rate{{Callers: []Caller{}}, {Admitted: 72. / 2, Limited: .5, Callers: []Caller{}}}) {
 		t.Errorf("rates are %+v, error %v; want the mean of buckets 70 to 74", rated, err)
 	}
 	if got := mustRead(t, client, "shop", "api", now.Add(10*time.Minute)); sum(got.Recent) != (Counts{}) || sum(got.Hour) != (Counts{Admitted: 74 * 75 / 2, Limited: 75}) {
@@ -288,6 +289,32 @@ func TestManyCallersAreToldTogether(t *testing.T) {
 	r.send(time.Now(), false)
 	if got := told(); got != asked {
 		t.Errorf("of what is gone %d units are told, want %d", got, asked)
+	}
+}
+
+// Rates come with the few who asked most of the time that is wanted.
+func TestRatesTellWhoAskedMostLately(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	r := unclosed("pod", server.URL())
+	recording := r.of("shop", "api")
+	for minute, callers := range [][]string{{"old", "old", "old", "both"}, {"b", "b", "c", "c", "c", "d", "d", "d", "d", "both"}} {
+		for _, caller := range callers {
+			recording.Admitted(caller, 1, false)
+		}
+		r.send(noon.Add(time.Duration(minute)*4*time.Minute+time.Second), true)
+	}
+	now := noon.Add(4*time.Minute + 30*time.Second)
+	for lately, want := range map[time.Duration][]Caller{
+		0: {}, time.Minute: {{"d", 4, 0}, {"c", 3, 0}, {"b", 2, 0}, {"both", 1, 0}}, 24 * time.Hour: {{"d", 4, 0}, {"c", 3, 0}, {"old", 3, 0}, {"b", 2, 0}},
+	} {
+		found, err := rates(t.Context(), server.Client(), []Policy{{Namespace: "shop", Service: "api", Lately: lately}}, now)
+		if err != nil || len(found[0].Callers) != len(want) {
+			t.Fatalf("of the last %v: %+v, error %v", lately, found, err)
+		}
+		if got := found[0].Callers; !slices.Equal(got, want) {
+			t.Errorf("of the last %v: %+v, want %+v", lately, got, want)
+		}
 	}
 }
 
@@ -456,7 +483,7 @@ func TestRightsAreThoseInUse(t *testing.T) {
 				t.Errorf("%s: service %s has %+v, want one limited", test.reason, service, got)
 			}
 		}
-		found, err := Hours(t.Context(), test.client, []Policy{{"shop", "third"}, {"bank", "api"}})
+		found, err := Hours(t.Context(), test.client, []Policy{{Namespace: "shop", Service: "third"}, {Namespace: "bank", Service: "api"}})
 		if err != nil || sum(found[0]).Limited != 1 || sum(found[1]) != (Counts{}) {
 			t.Errorf("%s: hours are %+v, error %v", test.reason, found, err)
 		}

@@ -206,3 +206,9 @@ func (b *browser) clickIn(text, selector string) {
 			`(() => { const row = [...document.querySelectorAll("tbody tr")].find(r => r.innerText.includes(%q)); const e = row && row.querySelector(%q); if (e) e.click(); return !!e })()`, text, selector))
 	})
 }
+
+func clicks(selector string) chromedp.Action[chromedp.Void] { return chromedp.Click(selector) }
+
+func fills(selector, text string) chromedp.Action[chromedp.Void] {
+	return chromedp.SetValue(selector, text)
+}

@@ -72,8 +72,17 @@ func TestLimits(t *testing.T) {
 	eventually(t, "rates are shown", func() bool {
 		return evaluate[bool](b, `[...document.querySelectorAll("tbody tr")].some(r => r.innerText.includes("spotify") && parseFloat(r.cells[2].innerText) > 1)`)
 	})
+	eventually(t, "the caller with the most has used all", func() bool {
+		return evaluate[bool](b, `[...document.querySelectorAll("tbody tr")].some(r => r.innerText.includes("spotify") && r.cells[4].innerText.trim() === "100\u202f%" && r.querySelector("meter").value === 100)`)
+	})
 	b.accessible(t, "limits")
 	b.picture("limits-traffic")
+	b.size(400, 800)
+	if wide := evaluate[int](b, "document.documentElement.scrollWidth"); wide > 400 {
+		t.Errorf("it is %d pixels wide on a screen of 400", wide)
+	}
+	b.picture("limits-traffic-400")
+	b.size(1280, 900)
 	b.open("/limits/bondhu/spotify")
 	b.sees("user_42")
 	b.sees("Limited lately")

@@ -58,12 +58,14 @@ type world struct {
 	worker   string
 	page     string // its address
 	health   string
+	link     string // the operator's address
 }
 
 // newWorld starts what the page is about, and the page.
 func newWorld(t *testing.T, flags ...string) *world {
 	t.Helper()
-	w := &world{t: t, folder: t.TempDir(), redis: redistest.Start(t)}
+	_, link, _ := net.SplitHostPort(port(t))
+	w := &world{t: t, folder: t.TempDir(), redis: redistest.Start(t), link: "localhost:" + link}
 	w.build()
 	w.startControlPlane()
 	must(t, os.WriteFile(w.file("redis"), []byte(w.redis.URL()), 0o600))
@@ -135,7 +137,7 @@ func (w *world) startControlPlane() {
 	must(w.t, err)
 	for _, file := range []string{
 		"operator/namespace.yaml", "rbac/serviceaccount.yaml", "rbac/role.yaml", "rbac/leader_election.yaml", "rbac/bindings.yaml",
-		"dashboard/rbac/serviceaccount.yaml", "dashboard/rbac/role.yaml",
+		"dashboard/rbac/serviceaccount.yaml", "dashboard/rbac/role.yaml", "webhook/mutatingwebhookconfiguration.yaml",
 	} {
 		text, err := os.ReadFile(root + "/config/" + file)
 		must(w.t, err)
@@ -270,7 +272,7 @@ func (w *world) startPage(flags ...string) {
 	w.page = "http://" + address
 	args := append([]string{
 		"dashboard", "--address", address, "--health-address", health, "--metrics-address", "0",
-		"--store-url-file", w.file("redis"), "--zap-log-level", "error",
+		"--store-url-file", w.file("redis"), "--operator", w.link, "--zap-log-level", "error",
 	}, flags...)
 	w.run("the dashboard", w.operator, []string{"KUBECONFIG=" + w.kubeconfig("weir-dashboard")}, args...)
 	eventually(w.t, "the page is served", func() bool {
@@ -287,10 +289,10 @@ func (w *world) startPage(flags ...string) {
 func (w *world) startOperator() {
 	w.t.Helper()
 	_, webhook, _ := net.SplitHostPort(port(w.t))
-	_, link, _ := net.SplitHostPort(port(w.t))
+	_, link, _ := net.SplitHostPort(w.link)
 	w.run("the operator", w.operator,
 		[]string{"KUBECONFIG=" + w.kubeconfig("weir-operator"), "POD_NAMESPACE=" + systemNamespace, "POD_SERVICE_ACCOUNT=weir-operator", "POD_IP=127.0.0.1"},
-		"--webhook-port", webhook, "--link-port", link, "--link-address", "localhost:"+link, "--metrics-address", "0", "--health-address", "0",
+		"--webhook-port", webhook, "--link-port", link, "--link-address", w.link, "--metrics-address", "0", "--health-address", "0",
 		"--store-url-file", w.file("redis"), "--leader-elect=false", "--zap-log-level", "error")
 }
 

@@ -94,6 +94,7 @@ func newReplica(keeper *certs.Keeper, namespace string, now func() time.Time) *r
 		Usage: usage.New(usage.Options{
 			Client: mgr.GetClient(), API: kubernetes.NewForConfigOrDie(cfg), Recorder: mgr.GetEventRecorder("weir-usage"),
 			Store: func() *ruleset.Store { return r.rulesets.Settings().Store }, Authorities: clients,
+			Pods:   usage.PodsFrom(mgr.GetCache(), r.acknowledgements),
 			Key:    func(ctx context.Context) ([]byte, error) { return store.CallersKey(ctx, k8sClient, namespace) },
 			Logger: GinkgoLogr,
 		}),
@@ -120,6 +121,12 @@ func (r *replica) lead(peer *replica, token string) {
 	}
 	Expect(policies.SetupWithManager(r.manager)).To(Succeed())
 	Expect(r.founder().SetupWithManager(r.manager)).To(Succeed())
+	r.follow(peer, token)
+}
+
+// follow has the replica read what a peer hears, as all do.
+func (r *replica) follow(peer *replica, token string) {
+	GinkgoHelper()
 	Expect(r.manager.Add(&link.Peers{
 		Discover:         func(context.Context) ([]string, error) { return []string{peer.link.Address}, nil },
 		ServerName:       "localhost",

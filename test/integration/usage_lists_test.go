@@ -36,6 +36,7 @@ var _ = Describe("usage's lists", Ordered, func() {
 		leader, follower *replica
 		namespace        string
 		reader, desk     string // tokens: without callers' names, and with them
+		front            string // of one who asks by names
 		document         map[string]any
 	)
 
@@ -68,6 +69,7 @@ var _ = Describe("usage's lists", Ordered, func() {
 		}
 		Eventually(shows(policy, "Ready")).ShouldNot(BeEmpty())
 		reader = personWith(namespace, "reader", map[string][]string{"ratelimitpolicies": {"get", "list"}, "ratelimitpolicies/usage": {"list"}})
+		front = personWith(namespace, "front", map[string][]string{"ratelimitpolicies/usage": {"get"}})
 		desk = personWith(namespace, "desk", map[string][]string{"ratelimitpolicies/usage": {"list"}, "ratelimitpolicies/status": {"get"}})
 
 		status, text := leader.get("", "/v1/openapi.json")
@@ -111,6 +113,11 @@ var _ = Describe("usage's lists", Ordered, func() {
 				names = append(names, policy.Policy)
 				Expect(policy.Rates).NotTo(BeNil())
 				Expect(policy.Hour.Admitted).To(HaveLen(60))
+				if policy.Policy == "spotify" { // alice took one of three
+					Expect(policy.MostUsed).To(Equal(&usage.Use{Requests: 3, Window: metav1.Duration{Duration: time.Minute}, Used: 1}))
+				} else {
+					Expect(policy.MostUsed).To(BeNil())
+				}
 			}
 			if page.Continue == "" {
 				Expect(pages).To(Equal(2))
@@ -182,6 +189,47 @@ var _ = Describe("usage's lists", Ordered, func() {
 		refused = usage.Refusals{}
 		ask(follower, reader, usage.Prefix+namespace+"/spotify/refusals", "Refusals", &refused)
 		Expect(refused.Refusals[0].Name.Pseudonym).To(Equal(hidden.Callers[1].Pseudonym))
+	})
+
+	It("tells when what a caller has used was admitted", func() {
+		all := func(w usage.Window) int64 { return sum(w.Units) + w.Reserved }
+		var named, again usage.CallerWindow
+		ask(leader, front, usage.Prefix+namespace+"/spotify/window?identity=alice", "CallerWindow", &named)
+		Expect(*named.Identity).To(Equal("alice"))
+		Expect(named.Limits[0].Used).To(Equal(int64(1)))
+		Expect(named.Windows).To(HaveLen(1))
+		Expect(named.Windows[0].Requests).To(Equal(int64(3)))
+		Expect(all(named.Windows[0])).To(Equal(int64(1)))
+		Expect(named.Windows[0].StepSeconds).To(Equal(1.2))
+		Expect(len(named.Windows[0].Units)).To(BeNumerically("~", 50, 1))
+		Expect(named.Windows[0].Begin).To(BeTemporally("~", time.Now().Add(-time.Minute), 10*time.Second))
+		ask(follower, front, usage.Prefix+namespace+"/spotify/window?identity=nobody", "CallerWindow", &again)
+		Expect(all(again.Windows[0])).To(BeZero())
+
+		By("and by the pseudonym of lists, without what people did to those whose name is not told")
+		var list usage.Callers
+		ask(leader, reader, usage.Prefix+namespace+"/spotify/callers?limit=1", "Callers", &list)
+		alice := usage.Prefix + namespace + "/spotify/callers/" + list.Callers[0].Pseudonym
+		var hidden usage.CallerWindow
+		ask(follower, reader, alice, "CallerWindow", &hidden)
+		Expect(hidden.Identity).To(BeNil())
+		Expect(hidden.Pseudonym).To(Equal(list.Callers[0].Pseudonym))
+		Expect(all(hidden.Windows[0])).To(Equal(int64(1)))
+		ask(follower, desk, alice, "CallerWindow", &hidden)
+		Expect(*hidden.Identity).To(Equal("alice"))
+		for _, attempt := range []struct {
+			token, path string
+			status      int
+		}{
+			{front, alice, http.StatusForbidden},
+			{reader, usage.Prefix + namespace + "/spotify/window?identity=alice", http.StatusForbidden},
+			{reader, usage.Prefix + namespace + "/openai/callers/" + list.Callers[0].Pseudonym, http.StatusNotFound},
+			{reader, usage.Prefix + namespace + "/spotify/callers/alice", http.StatusNotFound},
+			{front, usage.Prefix + namespace + "/spotify/window", http.StatusBadRequest},
+		} {
+			status, text := leader.get(attempt.token, attempt.path)
+			Expect(status).To(Equal(attempt.status), text)
+		}
 	})
 
 	It("tells only those who may", func() {

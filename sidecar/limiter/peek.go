@@ -1,0 +1,109 @@
+package limiter
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// maxPeeks of one call of the script, which keeps Redis from others for some
+// 100 µs.
+const maxPeeks = 64
+
+// RemainingOfEach says of each take by itself what Remaining would, in one round
+// trip. Its errors are Take's, of the first that has one.
+func (l *Limiter) RemainingOfEach(ctx context.Context, takes []Take) ([]Decision, error) {
+	commands := make([]*command, len(takes))
+	for i := range takes {
+		quotas, err := quotasOf(takes[i : i+1])
+		if err != nil {
+			return nil, err
+		}
+		commands[i] = &command{verb: verbPeek, id: newID(), quotas: quotas}
+	}
+	if len(takes) == 0 {
+		return nil, nil
+	}
+	b := l.acquire()
+	if b == nil {
+		return nil, errNoStore
+	}
+	defer b.calls.Done()
+	ctx, cancel := context.WithTimeout(ctx, b.store.Timeout())
+	defer cancel()
+	if err := b.peekEach(ctx, commands); err != nil {
+		return nil, err
+	}
+	decisions := make([]Decision, len(takes))
+	for i, c := range commands {
+		decisions[i] = c.peeked()
+	}
+	return decisions, nil
+}
+
+// peekEach has a pipeline answer commands, as many a call as one node decides.
+func (b *backend) peekEach(ctx context.Context, commands []*command) error {
+	now := ""
+	if micros := b.clock(); micros != 0 {
+		now = strconv.FormatInt(micros, 10)
+	}
+	each := maxPeeks
+	if b.cluster {
+		each = 1
+	}
+	var calls []script
+	for i, c := range commands {
+		if i%each == 0 {
+			calls = append(calls, script{args: []any{now}, numbers: 1})
+		}
+		calls[len(calls)-1].add(c)
+	}
+	replies := make([]*redis.Cmd, len(calls))
+	ask := func(run func(redis.Pipeliner, *script) *redis.Cmd) error {
+		_, err := b.client.Pipelined(ctx, func(pipe redis.Pipeliner) error {
+			for i := range calls {
+				replies[i] = run(pipe, &calls[i])
+			}
+			return nil
+		})
+		return err
+	}
+	err := ask(func(pipe redis.Pipeliner, s *script) *redis.Cmd {
+		return takeScript.EvalSha(ctx, pipe, s.keys, s.args...)
+	})
+	if redis.HasErrorPrefix(err, "NOSCRIPT") {
+		err = ask(func(pipe redis.Pipeliner, s *script) *redis.Cmd { return takeScript.Eval(ctx, pipe, s.keys, s.args...) })
+	}
+	if err != nil {
+		return b.Explain(err)
+	}
+	for i := range calls {
+		numbers, err := replies[i].Int64Slice()
+		if err != nil {
+			return b.Explain(err)
+		}
+		if len(numbers) != calls[i].numbers {
+			return fmt.Errorf("%w: %d numbers instead of %d from the script", ErrStore, len(numbers), calls[i].numbers)
+		}
+		numbers = numbers[1:]
+		for _, c := range commands[i*each : min((i+1)*each, len(commands))] {
+			n := c.numbers()
+			c.reply, numbers = numbers[:n], numbers[n:]
+		}
+	}
+	return nil
+}
+
+// peeked is the reply to a peek of one take.
+func (c *command) peeked() Decision {
+	found := Decision{Admitted: c.admitted(), Quotas: make([]Quota, len(c.quotas))}
+	for i := range c.quotas {
+		found.Quotas[i] = Quota{
+			Limit: c.quotas[i].limit, Remaining: c.reply[2+3*i], Reset: micros(c.reply[3+3*i]), RetryAfter: micros(c.reply[4+3*i]),
+		}
+	}
+	found.RetryAfter = retryAfter(found.Quotas)
+	return found
+}
