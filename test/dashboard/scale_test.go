@@ -147,7 +147,9 @@ var residentLine = regexp.MustCompile(`Vm(HWM|RSS):\s+(\d+) kB`)
 func (w *world) memory() string {
 	w.t.Helper()
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", w.process.Pid()))
-	must(w.t, err)
+	if err != nil {
+		return "resident: only Linux says"
+	}
 	var said []string
 	for _, found := range residentLine.FindAllStringSubmatch(string(status), -1) {
 		kilobytes, _ := strconv.Atoi(found[2])
