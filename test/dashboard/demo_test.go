@@ -16,6 +16,7 @@ import (
 var demoHint = regexp.MustCompile(`The page: (http://\S+)\n.*\n\n(\S+)\n`)
 
 func TestDemoHeld(t *testing.T) {
+	t.Parallel()
 	mark := "WEIR_DEMO_OF=" + t.TempDir()
 	var output lines
 	command := exec.Command("make", "-C", root, "demo", "HOLD=1")
