@@ -27,8 +27,8 @@ help: ## List the targets
 
 ##@ Try
 .PHONY: demo
-demo: ## Four services, two users, the real sidecar and worker: prints tables (JSON=1: an array); no cluster, no root
-	@JSON=$(JSON) go run ./hack/demo
+demo: ## Four services, two users, the real sidecar and worker: prints tables (JSON=1: an array); no cluster, no root (HOLD=1: then the page, until Ctrl-C)
+	@$(if $(HOLD),KUBEBUILDER_ASSETS=$$(hack/cluster/kubernetes/build.sh apiserver)) JSON=$(JSON) HOLD=$(HOLD) go run ./hack/demo
 
 .PHONY: cluster
 cluster: ## Bring up a one-node cluster from source (root on Linux), or use the one of KUBECONFIG

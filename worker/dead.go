@@ -7,9 +7,12 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
+	"unicode"
+	"unicode/utf16"
 
 	"github.com/weir-dev/weir/worker/celery"
 )
@@ -72,18 +75,46 @@ func deadCommand(flags *flag.FlagSet, args []string, stdout io.Writer) error {
 
 func printLetters(stdout io.Writer, letters []celery.DeadLetter, total int64, asJSON bool) error {
 	if asJSON {
-		encoder := json.NewEncoder(stdout)
-		encoder.SetIndent("", "  ")
-		return encoder.Encode(letters)
+		text, err := json.MarshalIndent(letters, "", "  ")
+		if err != nil {
+			return err
+		}
+		_, err = fmt.Fprintln(stdout, escaped(string(text)))
+		return err
 	}
 	table := tabwriter.NewWriter(stdout, 0, 0, 3, ' ', 0)
 	fmt.Fprintln(table, "AT\tID\tTASK\tREASON\tERROR")
 	for _, l := range letters {
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%.100q\n", time.UnixMicro(int64(l.At*1e6)).UTC().Format(time.RFC3339), l.ID, l.Task, l.Reason, l.Error)
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%.100q\n", time.UnixMicro(int64(l.At*1e6)).UTC().Format(time.RFC3339), plain(l.ID), plain(l.Task), plain(l.Reason), l.Error)
 	}
 	if err := table.Flush(); err != nil {
 		return err
 	}
 	_, err := fmt.Fprintf(stdout, "%d of %d\n", len(letters), total)
 	return err
+}
+
+// plain is a text as it is, or quoted where a terminal would obey or not show some of
+// it.
+func plain(text string) string {
+	if quoted := strconv.Quote(text); quoted != `"`+text+`"` {
+		return quoted
+	}
+	return text
+}
+
+// escaped is JSON in which a terminal obeys nothing, and shows all: what it would not
+// is in texts only, where it may be escaped.
+func escaped(text string) string {
+	var shown strings.Builder
+	for _, letter := range text {
+		if letter == '\n' || unicode.IsPrint(letter) {
+			shown.WriteRune(letter)
+			continue
+		}
+		for _, unit := range utf16.Encode([]rune{letter}) {
+			fmt.Fprintf(&shown, `\u%04x`, unit)
+		}
+	}
+	return shown.String()
 }

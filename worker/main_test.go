@@ -2,12 +2,14 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
 	"net/http"
 	"net/http/httptest"
 	"os/exec"
 	"strings"
 	"testing"
 	"time"
+	"unicode"
 
 	"github.com/weir-dev/weir/test/redistest"
 	"github.com/weir-dev/weir/worker/celery"
@@ -102,6 +104,25 @@ func TestEnqueueAndDeadLetters(t *testing.T) {
 	server.Client().LPush(t.Context(), "weir.dead.q", `{"id":"i","task":"t","reason":"exhausted","error":"boom\u001b[2J","at":1700000000,"message":"{}"}`)
 	if said := run("dead list --queue q"); !strings.Contains(said, "exhausted") || strings.Contains(said, "\x1b") {
 		t.Errorf("the list says %q, want the reason, and control characters escaped", said)
+	}
+	hostile := "\x1b]0;title\x07\x7f\u009b31m\u202e\u200b\U000e0041\r\n\t"
+	letter, err := json.Marshal(map[string]any{"id": "h" + hostile, "task": hostile, "reason": hostile, "error": hostile, "at": 1700000000, "message": `{"a":"` + hostile + `"}`})
+	if err != nil {
+		t.Fatal(err)
+	}
+	server.Client().LPush(t.Context(), "weir.dead.q", letter)
+	for _, list := range []string{"dead list --queue q", "dead list --queue q --json"} {
+		said := run(list)
+		if i := strings.IndexFunc(said, func(r rune) bool { return r != '\n' && !unicode.IsPrint(r) }); i >= 0 {
+			t.Errorf("%s prints %q raw, in %q", list, said[i:i+1], said)
+		}
+		if lines := strings.Count(said, "\n"); !strings.HasSuffix(list, "json") && lines != 4 {
+			t.Errorf("%s prints %d lines, want 4:\n%s", list, lines, said)
+		}
+	}
+	var listed []celery.DeadLetter
+	if err := json.Unmarshal([]byte(run("dead list --queue q --json")), &listed); err != nil || len(listed) != 2 || listed[0].Task != hostile {
+		t.Errorf("the JSON says %+v, error %v", listed, err)
 	}
 	if said := run("dead delete --queue q --id i"); said != "1 deleted\n" {
 		t.Errorf("delete says %q", said)

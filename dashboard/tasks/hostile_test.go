@@ -65,6 +65,9 @@ func TestTextsOfTasksAreBounded(t *testing.T) {
 				t.Errorf("of task %s, which is %s, a text of %d bytes is kept", task.ID, task.State, len(text))
 			}
 		}
+		if kept := len(task.Result) + len(task.Error); kept > 2*maxEnded {
+			t.Errorf("of task %s, which is %s, %d bytes of result and error are kept", task.ID, task.State, kept)
+		}
 	}
 }
 

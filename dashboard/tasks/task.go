@@ -105,7 +105,8 @@ func (t *Task) shorten() {
 	if t.State.Ended() {
 		most = maxEnded
 	}
-	shorten(most, &t.Args, &t.Kwargs, &t.Result, &t.Error)
+	shorten(most, &t.Args, &t.Kwargs)
+	shorten(maxEnded, &t.Result, &t.Error) // the backend has them whole
 }
 
 func (t *Task) argumentBytes() int { return len(t.Args) + len(t.Kwargs) }

@@ -5,7 +5,8 @@
 // profiles. Redis is embedded and the services are stood for by local servers;
 // the rest is what runs in a pod.
 //
-// It exits 0 only if every number is right.
+// It exits 0 only if every number is right. With HOLD=1 the users go on calling and
+// the worker working, with the page before them, until it is interrupted.
 package main
 
 import (
@@ -16,16 +17,23 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
+	"syscall"
 	"text/tabwriter"
 	"time"
+
+	"github.com/weir-dev/weir/api/v1alpha1"
 )
 
 func main() {
 	samples := flag.String("samples", "config/samples", "folder with the RateLimitPolicies and the PeriodicTask")
 	asJSON := flag.Bool("json", os.Getenv("JSON") == "1", "print a JSON array of rows and nothing else")
+	hold := flag.Bool("hold", os.Getenv("HOLD") == "1", "then serve the page until it is interrupted; needs KUBEBUILDER_ASSETS")
 	flag.Parse()
 
-	if err := run(*samples, *asJSON, os.Stdout); err != nil {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, *samples, *asJSON, *hold, os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, "demo:", err)
 		os.Exit(1)
 	}
@@ -42,10 +50,9 @@ type row struct {
 	RetryAfterSeconds int `json:"retryAfterSeconds"`
 }
 
-// run sends the traffic, prints the rows and returns what was not as promised.
-func run(samples string, asJSON bool, out io.Writer) error {
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
-	defer cancel()
+// run sends the traffic, prints the rows and returns what was not as promised; then
+// it may hold the stage until ctx ends.
+func run(ctx context.Context, samples string, asJSON, hold bool, out io.Writer) error {
 	policies, err := readPolicies(samples)
 	if err != nil {
 		return err
@@ -59,7 +66,16 @@ func run(samples string, asJSON bool, out io.Writer) error {
 		return err
 	}
 	defer pod.close()
+	if err := pod.show(ctx, policies, task, asJSON, out); err != nil || !hold {
+		return err
+	}
+	return pod.hold(ctx, samples, policies, task)
+}
 
+// show sends so many calls, runs the task once, and prints what came of it.
+func (pod *stage) show(ctx context.Context, policies []v1alpha1.RateLimitPolicy, task *v1alpha1.PeriodicTask, asJSON bool, out io.Writer) error {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	defer cancel()
 	var rows []row
 	var wrong []error
 	for i := range policies {
@@ -76,8 +92,12 @@ func run(samples string, asJSON bool, out io.Writer) error {
 		}
 		wrong = append(wrong, pod.checkUpstream(policy))
 	}
-	profiles, err := runTask(ctx, pod.redis.Addr(), task)
-	wrong = append(wrong, err)
+	workers, err := employ(pod.redis.Addr(), task)
+	if err != nil {
+		return err
+	}
+	profiles, err := runTask(ctx, workers)
+	wrong = append(wrong, err, workers.stop())
 	if err := printRows(out, rows, profiles, asJSON); err != nil {
 		return err
 	}

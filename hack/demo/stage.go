@@ -26,11 +26,16 @@ import (
 	"github.com/weir-dev/weir/controllers/programming"
 	"github.com/weir-dev/weir/sidecar/limiter"
 	"github.com/weir-dev/weir/sidecar/proxy"
+	"github.com/weir-dev/weir/sidecar/report"
 	"github.com/weir-dev/weir/sidecar/ruleset"
 )
 
-// clients call at the same time for one user.
-const clients = 8
+const (
+	// namespace that the policies and the task are taken to be in.
+	namespace = "demo"
+	// clients call at the same time for one user.
+	clients = 8
+)
 
 // readPolicies reads every RateLimitPolicy of a folder's YAML files.
 func readPolicies(folder string) ([]v1alpha1.RateLimitPolicy, error) {
@@ -60,7 +65,9 @@ func readPolicies(folder string) ([]v1alpha1.RateLimitPolicy, error) {
 type stage struct {
 	redis   *miniredis.Miniredis
 	limiter *limiter.Limiter
+	reports *report.Recorder
 	proxy   *proxy.Proxy
+	folder  string // of programs that were built; empty: none
 	// services by the quota's name.
 	services map[string]*service
 }
@@ -87,22 +94,26 @@ func build(policies []v1alpha1.RateLimitPolicy) (*stage, error) {
 	h := &stage{
 		redis:    redis,
 		limiter:  limiter.New(limiter.Options{Logger: logger, Registerer: metrics}),
+		reports:  report.New(report.Options{Pod: "demo", Logger: logger, Registerer: metrics}),
 		services: map[string]*service{},
 	}
 	h.proxy = proxy.New(proxy.Config{
 		Taker:       h.limiter,
 		Destination: h.destination,
+		Reports:     h.reports,
 		Registerer:  metrics,
 		Logger:      logger,
 	})
 	store := &ruleset.Store{URL: "redis://" + redis.Addr(), TimeoutMillis: 1000}
-	rules := programming.Compile("demo", policies, map[string]string{"app": "demo"}, programming.Settings{Store: store})
+	rules := programming.Compile(namespace, policies, map[string]string{"app": "demo"}, programming.Settings{Store: store})
 	if len(rules.Policies) != len(policies) {
 		return nil, fmt.Errorf("%d of %d policies are accepted: %v", len(rules.Policies), len(policies), programming.Accept(policies))
 	}
 	if err := errors.Join(h.limiter.Use(rules.Store), h.proxy.Apply(rules)); err != nil {
 		return nil, err
 	}
+	h.reports.Use(rules.Store)
+	h.reports.Start()
 	for i := range policies {
 		if err := h.open(policies[i].ServiceName(), strippedHeader(&policies[i])); err != nil {
 			return nil, err
@@ -167,8 +178,12 @@ func (h *stage) close() {
 	for _, s := range h.services {
 		_ = s.upstream.Close()
 	}
+	h.reports.Close()
 	h.limiter.Close()
 	h.redis.Close()
+	if h.folder != "" {
+		_ = os.RemoveAll(h.folder)
+	}
 }
 
 // outcome is a row with what is needed to check it.
@@ -181,7 +196,6 @@ type outcome struct {
 
 // call sends a user's calls to a service through the sidecar.
 func (h *stage) call(ctx context.Context, policy *v1alpha1.RateLimitPolicy, user string, sent int) (outcome, error) {
-	s := h.services[policy.ServiceName()]
 	got := outcome{row: row{Service: policy.ServiceName(), User: user, Sent: sent}, began: time.Now()}
 	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: clients}}
 	defer client.CloseIdleConnections()
@@ -191,18 +205,8 @@ func (h *stage) call(ctx context.Context, policy *v1alpha1.RateLimitPolicy, user
 	group.SetLimit(clients)
 	for range sent {
 		group.Go(func() error {
-			request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+s.entrance.Addr().String()+"/v1/me", nil)
+			response, err := h.ask(ctx, client, policy, user)
 			if err != nil {
-				return err
-			}
-			request.Host = strings.TrimPrefix(policy.Spec.Hosts[0], "*.")
-			request.Header.Set(strippedHeader(policy), user)
-			response, err := client.Do(request)
-			if err != nil {
-				return err
-			}
-			defer response.Body.Close()
-			if _, err := io.Copy(io.Discard, response.Body); err != nil {
 				return err
 			}
 			mu.Lock()
@@ -211,6 +215,24 @@ func (h *stage) call(ctx context.Context, policy *v1alpha1.RateLimitPolicy, user
 		})
 	}
 	return got, group.Wait()
+}
+
+// ask sends one call of a user's through the sidecar; its answer is read.
+func (h *stage) ask(ctx context.Context, client *http.Client, policy *v1alpha1.RateLimitPolicy, user string) (*http.Response, error) {
+	s := h.services[policy.ServiceName()]
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+s.entrance.Addr().String()+"/v1/me", nil)
+	if err != nil {
+		return nil, err
+	}
+	request.Host = strings.TrimPrefix(policy.Spec.Hosts[0], "*.")
+	request.Header.Set(strippedHeader(policy), user)
+	response, err := client.Do(request)
+	if err != nil {
+		return nil, err
+	}
+	defer response.Body.Close()
+	_, err = io.Copy(io.Discard, response.Body)
+	return response, err
 }
 
 func (o *outcome) count(response *http.Response) error {

@@ -51,20 +51,23 @@ func readTask(samples string) (*v1alpha1.PeriodicTask, error) {
 	return task, nil
 }
 
-// runTask enqueues one occurrence of the PeriodicTask, as its Job does in a
-// cluster, and lets a worker work the queue until every profile is there.
-func runTask(ctx context.Context, address string, task *v1alpha1.PeriodicTask) ([]taskRow, error) {
+// crew is a worker, and what enqueues for it.
+type crew struct {
+	broker *celery.Broker
+	task   *v1alpha1.PeriodicTask
+	runs   int
+	stop   func() error
+}
+
+// employ starts a worker of the PeriodicTask's queue.
+func employ(address string, task *v1alpha1.PeriodicTask) (*crew, error) {
 	broker, err := celery.Open("redis://"+address, celery.Options{})
 	if err != nil {
 		return nil, err
 	}
-	defer func() { _ = broker.Close() }()
-	if err := writeChats(ctx, broker.Client()); err != nil {
-		return nil, fmt.Errorf("writing the users' messages: %w", err)
-	}
 	registry, err := tasks.New(tasks.Options{Redis: broker.Client()})
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, broker.Close())
 	}
 	worker, err := runner.New(runner.Config{
 		Broker: broker, Registry: registry, Queues: []string{task.Spec.Task.Queue}, Concurrency: 8, Hostname: "weir@demo",
@@ -72,29 +75,43 @@ func runTask(ctx context.Context, address string, task *v1alpha1.PeriodicTask) (
 		Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
 	})
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, broker.Close())
 	}
-	working, stop := context.WithCancel(ctx)
+	working, stop := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- worker.Run(working) }()
+	return &crew{broker: broker, task: task, stop: func() error {
+		stop()
+		return errors.Join(<-ended, broker.Close())
+	}}, nil
+}
 
-	job := task.Name + "-1"
+// enqueue an occurrence, as its Job does in a cluster.
+func (c *crew) enqueue(ctx context.Context) (celery.Signature, error) {
+	c.runs++
+	job := fmt.Sprintf("%s-%d", c.task.Name, c.runs)
 	call := celery.Signature{
-		ID: celery.OccurrenceID("demo", job, ""), Task: task.Spec.Task.Name, Queue: task.Spec.Task.Queue, PeriodicTask: "demo/" + task.Name,
+		ID: celery.OccurrenceID(namespace, job, ""), Task: c.task.Spec.Task.Name, Queue: c.task.Spec.Task.Queue, PeriodicTask: namespace + "/" + c.task.Name,
 	}
-	if task.Spec.Task.Kwargs != nil {
-		if err := json.Unmarshal(task.Spec.Task.Kwargs.Raw, &call.Kwargs); err != nil {
-			stop()
-			return nil, errors.Join(fmt.Errorf("reading the task's kwargs: %w", err), <-ended)
+	if c.task.Spec.Task.Kwargs != nil {
+		if err := json.Unmarshal(c.task.Spec.Task.Kwargs.Raw, &call.Kwargs); err != nil {
+			return call, fmt.Errorf("reading the task's kwargs: %w", err)
 		}
 	}
-	_, _, err = broker.EnqueueOccurrence(ctx, call, job, celery.Concurrency(task.Spec.ConcurrencyPolicy))
-	var rows []taskRow
-	if err == nil {
-		rows, err = awaitProfiles(ctx, broker, call)
+	_, _, err := c.broker.EnqueueOccurrence(ctx, call, job, celery.Concurrency(c.task.Spec.ConcurrencyPolicy))
+	return call, err
+}
+
+// runTask has one occurrence worked off, until every profile is there.
+func runTask(ctx context.Context, c *crew) ([]taskRow, error) {
+	if err := writeChats(ctx, c.broker.Client()); err != nil {
+		return nil, fmt.Errorf("writing the users' messages: %w", err)
 	}
-	stop()
-	return rows, errors.Join(err, <-ended)
+	call, err := c.enqueue(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return awaitProfiles(ctx, c.broker, call)
 }
 
 func writeChats(ctx context.Context, client *redis.Client) error {

@@ -164,17 +164,10 @@ func (b *batcher) call(batch []*command) error {
 
 // ask is one round trip while a context lasts.
 func (b *batcher) ask(ctx context.Context, batch []*command) error {
-	var s script
+	s := scriptOf(batch)
 	now := ""
 	if micros := b.clock(); micros != 0 {
 		now = strconv.FormatInt(micros, 10)
-	}
-	s.text, s.keys, s.numbers = make([]byte, 0, usualBytes*len(batch)), make([]string, 0, 2*len(batch)), 1
-	for _, c := range batch {
-		if c.settle != nil {
-			s.add(c.settle)
-		}
-		s.add(c)
 	}
 	var read reading
 	recorder := b.memory.recorder
@@ -209,6 +202,18 @@ type script struct {
 
 // usualBytes of a command's text: with one limit there are 33.
 const usualBytes = 48
+
+// scriptOf a batch of commands.
+func scriptOf(batch []*command) *script {
+	s := &script{text: make([]byte, 0, usualBytes*len(batch)), keys: make([]string, 0, 2*len(batch)), numbers: 1}
+	for _, c := range batch {
+		if c.settle != nil {
+			s.add(c.settle)
+		}
+		s.add(c)
+	}
+	return s
+}
 
 func (s *script) add(c *command) {
 	number := c.want

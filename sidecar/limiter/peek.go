@@ -3,6 +3,7 @@ package limiter
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 
 	"github.com/redis/go-redis/v9"
@@ -17,7 +18,7 @@ const maxPeeks = 64
 func (l *Limiter) RemainingOfEach(ctx context.Context, takes []Take) ([]Decision, error) {
 	commands := make([]*command, len(takes))
 	for i := range takes {
-		quotas, err := quotasOf(takes[i : i+1])
+		quotas, err := quotasOf(nil, takes[i:i+1])
 		if err != nil {
 			return nil, err
 		}
@@ -53,28 +54,27 @@ func (b *backend) peekEach(ctx context.Context, commands []*command) error {
 	if b.cluster {
 		each = 1
 	}
-	var calls []script
-	for i, c := range commands {
-		if i%each == 0 {
-			calls = append(calls, script{args: []any{now}, numbers: 1})
-		}
-		calls[len(calls)-1].add(c)
+	var calls []*script
+	for part := range slices.Chunk(commands, each) {
+		calls = append(calls, scriptOf(part))
 	}
 	replies := make([]*redis.Cmd, len(calls))
 	ask := func(run func(redis.Pipeliner, *script) *redis.Cmd) error {
 		_, err := b.client.Pipelined(ctx, func(pipe redis.Pipeliner) error {
 			for i := range calls {
-				replies[i] = run(pipe, &calls[i])
+				replies[i] = run(pipe, calls[i])
 			}
 			return nil
 		})
 		return err
 	}
 	err := ask(func(pipe redis.Pipeliner, s *script) *redis.Cmd {
-		return takeScript.EvalSha(ctx, pipe, s.keys, s.args...)
+		return takeScript.EvalSha(ctx, pipe, s.keys, now, s.text)
 	})
 	if redis.HasErrorPrefix(err, "NOSCRIPT") {
-		err = ask(func(pipe redis.Pipeliner, s *script) *redis.Cmd { return takeScript.Eval(ctx, pipe, s.keys, s.args...) })
+		err = ask(func(pipe redis.Pipeliner, s *script) *redis.Cmd {
+			return takeScript.Eval(ctx, pipe, s.keys, now, s.text)
+		})
 	}
 	if err != nil {
 		return b.Explain(err)

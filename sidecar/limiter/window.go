@@ -47,7 +47,7 @@ type Window struct {
 // Windows says when what counts of a caller now was admitted, for each limit of a
 // take, whose cost means nothing. It takes nothing; its errors are Take's.
 func (l *Limiter) Windows(ctx context.Context, take Take) ([]Window, error) {
-	quotas, err := quotasOf([]Take{take})
+	quotas, err := quotasOf(nil, []Take{take})
 	if err != nil {
 		return nil, err
 	}

@@ -56,9 +56,9 @@ type world struct {
 	broker   *celery.Broker
 	operator string // the binary
 	worker   string
-	page     string // its address
-	health   string
-	link     string // the operator's address
+	page     string         // its address
+	link     string         // the operator's address
+	process  *child.Process // of the page
 }
 
 // newWorld starts what the page is about, and the page.
@@ -274,7 +274,7 @@ func (w *world) startPage(flags ...string) {
 		"dashboard", "--address", address, "--health-address", health, "--metrics-address", "0",
 		"--store-url-file", w.file("redis"), "--operator", w.link, "--zap-log-level", "error",
 	}, flags...)
-	w.run("the dashboard", w.operator, []string{"KUBECONFIG=" + w.kubeconfig("weir-dashboard")}, args...)
+	w.process = w.run("the dashboard", w.operator, []string{"KUBECONFIG=" + w.kubeconfig("weir-dashboard")}, args...)
 	eventually(w.t, "the page is served", func() bool {
 		answer, err := http.Get("http://" + health + "/readyz")
 		if err != nil {

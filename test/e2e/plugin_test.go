@@ -28,7 +28,11 @@ func buildPlugin(namespace string) plugin {
 	Expect(err).NotTo(HaveOccurred())
 	DeferCleanup(gexec.CleanupBuildArtifacts)
 	folder := GinkgoT().TempDir()
-	Expect(os.Symlink(built, filepath.Join(folder, "kubectl-weir"))).To(Succeed())
+	completing, err := filepath.Abs("../../kubectl-weir/kubectl_complete-weir")
+	Expect(err).NotTo(HaveOccurred())
+	for name, program := range map[string]string{"kubectl-weir": built, "kubectl_complete-weir": completing} {
+		Expect(os.Symlink(program, filepath.Join(folder, name))).To(Succeed())
+	}
 	GinkgoT().Setenv("PATH", folder+string(os.PathListSeparator)+os.Getenv("PATH"))
 	return plugin{namespace}
 }
@@ -44,6 +48,7 @@ var varies = []struct {
 }{
 	{regexp.MustCompile(`[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}`), "ID"},
 	{regexp.MustCompile(`\b(fails|api)(-now)?(-[a-z0-9]+)+\b`), "$1$2-POD"},
+	{regexp.MustCompile(`"version":"[^"]*"`), `"version":"VERSION"`},
 	{regexp.MustCompile(`\d{4}-\d\d-\d\dT[0-9:.]+(Z|\+00:00)`), "TIME"},
 	{regexp.MustCompile(`\b(\d+(\.\d+)?(µs|ms|s|m|h|d))+\b`), "SPAN"},
 	{regexp.MustCompile(`\b\d+\.\d+\b`), "RATE"},
@@ -157,8 +162,15 @@ var _ = Describe("kubectl weir", func() {
 		weir.does("run", "run", "fails")
 		weir.shows("tasks", "tasks")
 		weir.shows("dead", "dead", "list", "fails")
-		Eventually(func() (string, error) { return weir.try("logs", "fails") }).Should(ContainSubstring("boom"))
+		weir.shows("logs", "logs", "fails")
 		weir.does("dead-retry", "dead", "retry", "fails", "--all")
 		weir.shows("dead", "dead", "list", "fails")
+
+		By("completing, as kubectl asks its plugins")
+		for _, line := range [][]string{{"logs", "f"}, {"run", ""}, {"dead", "list", ""}} {
+			said := runKubectl(append([]string{"__complete", "weir", "-n", namespace}, line...)...)
+			Expect(said).To(HavePrefix("fails\n"))
+		}
+		weir.shows("completion", "__complete", "logs", "f")
 	})
 })

@@ -18,6 +18,7 @@ app = Celery("app", broker=URL, backend=URL)
 app.conf.update(
     accept_content=["json"],
     task_track_started=True,
+    result_extended=os.environ.get("INTEROP_EXTENDED") == "1",
     task_acks_late=os.environ.get("INTEROP_ACKS_LATE") == "1",
     worker_prefetch_multiplier=1,
     broker_transport_options={

@@ -1,0 +1,87 @@
+package dashboard
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/weir-dev/weir/test/child"
+)
+
+var demoHint = regexp.MustCompile(`The page: (http://\S+)\n.*\n\n(\S+)\n`)
+
+func TestDemoHeld(t *testing.T) {
+	t.Parallel()
+	mark := "WEIR_DEMO_OF=" + t.TempDir()
+	var output lines
+	command := exec.Command("make", "-C", root, "demo", "HOLD=1")
+	command.Env, command.Stdout, command.Stderr = append(os.Environ(), mark), &output, &output
+	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // as of a terminal's foreground
+	demo, err := child.Start(command)
+	must(t, err)
+	t.Cleanup(func() {
+		demo.Kill()
+		if t.Failed() {
+			t.Logf("output of the demo:\n%s", output.String())
+		}
+	})
+	var hint []string
+	eventuallyWithin(t, 10*time.Minute, "the page is announced", func() bool { // it is compiled
+		hint = demoHint.FindStringSubmatch(output.String())
+		select {
+		case <-demo.Done():
+			t.Fatal("the demo has ended")
+		default:
+		}
+		return hint != nil
+	})
+	b := (&world{t: t, page: hint[1]}).browser(t)
+	b.signIn(hint[2])
+	b.sees("demo · 0 * * * *")
+	b.open("/limits")
+	for _, service := range []string{"openai", "spotify", "steam", "youtube"} {
+		b.sees(service)
+	}
+	b.sees("enforced")
+	b.open("/limits/demo/spotify")
+	b.sees("user-1")
+	b.sees("Limited lately")
+	b.picture("demo")
+	b.open("/tasks?state=succeeded")
+	b.sees("analyze_chat_sentiment_batch")
+	b.open("/schedules/demo/sentiment")
+	b.press("Run now")
+	b.sees("Enqueued analyze_all_users_sentiment on personality.")
+
+	if _, err := os.Stat("/proc/self/environ"); err == nil {
+		if n := len(marked(mark)); n < 6 { // demo, page, operator, dashboard, API server, etcd
+			t.Errorf("%d processes are of the demo: the watch over them does not work", n)
+		}
+	}
+	must(t, syscall.Kill(-demo.Pid(), syscall.SIGINT))
+	eventually(t, "the demo ends", func() bool {
+		select {
+		case <-demo.Done():
+			return len(marked(mark)) == 0
+		default:
+			return false
+		}
+	})
+}
+
+// marked are the processes with a variable in their environment, where there is
+// /proc to look.
+func marked(variable string) (found []string) {
+	files, _ := filepath.Glob("/proc/[0-9]*/environ") // the pattern is right
+	for _, file := range files {
+		if text, err := os.ReadFile(file); err == nil && strings.Contains(string(text), variable+"\x00") {
+			found = append(found, filepath.Base(filepath.Dir(file)))
+		}
+	}
+	return found
+}
