@@ -64,7 +64,7 @@ var obeyed = map[string]struct {
 	"operator.podDisruptionBudget.enabled":        {to: "false"},
 	"operator.podDisruptionBudget.maxUnavailable": {to: "50%", shows: "maxUnavailable: 50%"},
 
-	"dashboard.enabled":                {to: "true", shows: "- --broker-ca-file=/etc/weir/broker/ca.crt\n        ports:\n        - {name: http, containerPort: 5555}"},
+	"dashboard.enabled":                {to: "true", shows: "- --operator=weir-link.weir-system.svc:9444\n        ports:\n        - {name: http, containerPort: 5555}"},
 	"dashboard.replicas":               {to: "4", with: page("dashboard.sessionKeySecret=k"), shows: "replicas: 4"},
 	"dashboard.tlsSecret":              {to: "mine", with: page(), shows: "secret: {secretName: mine}"},
 	"dashboard.behindTLS":              {to: "true", with: page(), shows: "- --behind-tls"},
