@@ -252,12 +252,18 @@ func (t *Task) event(h *celery.Heard, now time.Time) {
 		t.State, t.StartedAt, t.EndedAt, t.ETA, t.Error, t.Result = Running, at, time.Time{}, time.Time{}, "", ""
 	case "task-retried":
 		t.State, t.Error, t.StartedAt = Delayed, exception(h), time.Time{}
+	// What the backend said is JSON, and an event, as Python writes it, may come later.
 	case "task-succeeded":
+		if t.State != Succeeded || t.Result == "" {
+			t.Result = cut(string(h.Result), maxEnded)
+		}
 		t.end(Succeeded, at, h.Runtime)
-		t.Result, t.Error = cut(string(h.Result), maxEnded), ""
+		t.Error = ""
 	case "task-failed":
+		if t.State != Failed || t.Error == "" {
+			t.Error = exception(h)
+		}
 		t.end(Failed, at, 0)
-		t.Error = exception(h)
 	case "task-revoked":
 		t.end(Revoked, at, 0)
 	}

@@ -277,3 +277,33 @@ func BenchmarkResults100000(b *testing.B) {
 		}
 	}
 }
+
+// Celery tells of a task's end when the backend has its result, or before, or after.
+func TestTheBackendsWordOutlastsAnEvents(t *testing.T) {
+	t.Parallel()
+	done := time.Now().Add(-time.Minute)
+	results := []celery.Result{
+		{ID: "good", State: celery.Success, Value: []byte(`{"sum": 42}`), DoneAt: done},
+		{ID: "bad", State: celery.Failure, Error: "TypeError: no", DoneAt: done},
+	}
+	at := float64(done.Add(time.Second).Unix())
+	events := []celery.Heard{
+		{Type: "task-succeeded", UUID: "good", Name: "add", Result: "{'sum': 42}", Timestamp: at},
+		{Type: "task-failed", UUID: "bad", Name: "add", Exception: "TypeError('no')", Timestamp: at},
+	}
+	for _, first := range []string{"results", "events"} {
+		x := NewIndex(1000)
+		if first == "events" {
+			x.events(events, time.Now())
+		}
+		x.Results(results, time.Now())
+		if first == "results" {
+			x.events(events, time.Now())
+		}
+		good, _ := x.Get("good")
+		bad, _ := x.Get("bad")
+		if good.State != Succeeded || good.Result != `{"sum": 42}` || good.Name != "add" || bad.State != Failed || bad.Error != "TypeError: no" || bad.Name != "add" {
+			t.Errorf("with %s first the index has %+v and %+v", first, good, bad)
+		}
+	}
+}
