@@ -200,6 +200,7 @@ func (c *call) giveBack(groups [][]int) {
 		return
 	}
 	again := *c
+	again.caller = context.WithoutCancel(c.caller)
 	again.decision = Decision{Quotas: make([]Quota, len(c.quotas))}
 	c.backend.calls.Go(func() {
 		for _, group := range groups {

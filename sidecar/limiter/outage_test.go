@@ -189,6 +189,29 @@ func TestClusterNodeHangs(t *testing.T) {
 	eventually(t, "the node admits again", admits(l, hangs))
 }
 
+// What a take took is given back although its caller had less time than the store.
+func TestCallersDeadlineOnACluster(t *testing.T) {
+	t.Parallel()
+	cluster := redistest.StartCluster(t)
+	l := newLimiter(t, cluster.URL())
+	stays, hangs := perMinute("a", 5), perMinute("z", 5)
+	for i := 0; nodeOf(t, cluster, stays) == nodeOf(t, cluster, hangs); i++ {
+		hangs.Identity = "z" + string(rune('0'+i))
+	}
+	eventually(t, "both admit", admits(l, stays, hangs))
+	client, hanging := cluster.Servers[nodeOf(t, cluster, stays)].Client(), cluster.Servers[nodeOf(t, cluster, hangs)]
+	key := mustQuotas(t, []Take{stays})[0].key
+	before := units(t, client, key)
+	hanging.Pause()
+	defer hanging.Resume()
+	ctx, cancel := context.WithTimeout(t.Context(), 5*shortTimeout)
+	defer cancel()
+	if _, err := l.Take(ctx, []Take{stays, hangs}); !errors.Is(err, ErrStore) {
+		t.Errorf("error %v, want ErrStore", err)
+	}
+	eventually(t, "what was taken is given back", func() bool { return units(t, client, key) == before })
+}
+
 // The caller's own deadline counts when it is the shorter.
 func TestCallersDeadline(t *testing.T) {
 	t.Parallel()
