@@ -3,6 +3,7 @@ package limiter
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -106,7 +107,7 @@ func (b *batcher) next() []*command {
 		return nil
 	}
 	batch := append([]*command(nil), b.waiting[:n]...)
-	b.waiting = append(b.waiting[:0], b.waiting[n:]...)
+	b.waiting = slices.Delete(b.waiting, 0, n)
 	return batch
 }
 

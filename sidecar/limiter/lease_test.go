@@ -3,8 +3,12 @@ package limiter
 import (
 	"context"
 	"fmt"
+	"runtime"
+	"slices"
+	"sync"
 	"testing"
 	"time"
+	"weak"
 
 	"pgregory.net/rapid"
 
@@ -289,6 +293,49 @@ func TestLeaseOfATakeThatIsGivenUpIsGivenBack(t *testing.T) {
 	b.settle(b.memory.unsettled())
 	if n := units(t, server.Client(), quotas[0].key); n != 1 {
 		t.Errorf("%d units are counted, want the 1 that was asked for", n)
+	}
+}
+
+// Takes that were given up leave nothing of their requests in memory, though their
+// leases wait to be settled.
+func TestTakesThatAreGivenUpAreForgotten(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	f := newFleet(t, server.URL(), 1)
+	l := f.limiters[0]
+	batch := l.backend.batch
+	takes := manyTakes(40, 3000)
+	for _, take := range takes {
+		mustTake(t, l, take)
+	}
+	server.Pause()
+	defer server.Resume()
+	var requests []weak.Pointer[[1024]byte]
+	var all sync.WaitGroup
+	parent, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	for _, take := range takes {
+		request := new([1024]byte)
+		requests = append(requests, weak.Make(request))
+		ctx := context.WithValue(parent, weak.Pointer[[1024]byte]{}, request)
+		all.Go(func() { _, _ = l.Take(ctx, []Take{take}) })
+	}
+	waiting := func() int {
+		batch.mu.Lock()
+		defer batch.mu.Unlock()
+		return len(batch.waiting) + batch.flying
+	}
+	eventually(t, "takes wait", func() bool { return waiting() > len(takes)/2 })
+	cancel()
+	server.Resume()
+	all.Wait()
+	eventually(t, "none waits", func() bool { return waiting() == 0 })
+	eventually(t, "no request is in memory", func() bool {
+		runtime.GC()
+		return !slices.ContainsFunc(requests, func(p weak.Pointer[[1024]byte]) bool { return p.Value() != nil })
+	})
+	if n := len(l.backend.memory.unsettled()); n == 0 {
+		t.Error("no lease waits to be settled")
 	}
 }
 

@@ -367,9 +367,10 @@ func (m *memory) failed(takes []Take, r request, c *command) {
 	}
 }
 
-// unused settles the lease of a take that nobody used.
+// unused settles the lease of a take that nobody used. It may wait for long, and keeps
+// nothing else of the call.
 func (c *command) unused() *command {
-	return &command{verb: verbSettle, id: c.id, quotas: c.quotas, length: c.length}
+	return &command{verb: verbSettle, id: c.id, quotas: slices.Clone(c.quotas), length: c.length}
 }
 
 // later has leases settled with the next takes or the next sweep; nil: none.
