@@ -87,6 +87,7 @@ func (b *batcher) do(ctx context.Context, c *command) error {
 	b.flying++
 	b.mu.Unlock()
 	within, cancel := context.WithDeadline(ctx, c.deadline)
+	c.deadline, _ = within.Deadline() // the caller's, if that is before
 	b.send(within, []*command{c})
 	cancel()
 	b.mu.Lock()

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
+	"github.com/redis/go-redis/v9"
 
 	"github.com/weir-dev/weir/sidecar/ruleset"
 	"github.com/weir-dev/weir/test/redistest"
@@ -228,4 +229,39 @@ func TestCallersDeadline(t *testing.T) {
 		t.Errorf("failed after %v, want at most %v", took, shortTimeout+busy)
 	}
 	server.Resume()
+}
+
+// deadlines are those that scripts were called with.
+type deadlines struct {
+	redis.Scripter
+	all []time.Time
+}
+
+func (d *deadlines) EvalSha(ctx context.Context, sha string, keys []string, args ...any) *redis.Cmd {
+	until, _ := ctx.Deadline()
+	d.all = append(d.all, until)
+	return d.Scripter.EvalSha(ctx, sha, keys, args...)
+}
+
+// It counts as well when the take is asked again, without what was wrong with others.
+func TestCallersDeadlineWhenAskedAgain(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	b := newFleet(t, server.URL(), 1).limiters[0].backend
+	broken := &command{verb: verbSettle, id: newID(), quotas: mustQuotas(t, []Take{perMinute("broken", 3000)}), length: int64(time.Second)}
+	if err := server.Client().Set(t.Context(), broken.quotas[0].key, "no log", 0).Err(); err != nil {
+		t.Fatal(err)
+	}
+	b.memory.later(broken)
+	asked := &deadlines{Scripter: b.client}
+	b.batch.client = asked
+	ctx, cancel := context.WithTimeout(t.Context(), patience/2)
+	defer cancel()
+	if d, err := b.health.limiter.Take(ctx, []Take{perMinute("u", 1)}); err != nil || !d.Admitted {
+		t.Fatalf("%+v, error %v, want admitted", d, err)
+	}
+	want, _ := ctx.Deadline()
+	if len(asked.all) != 2 || !asked.all[0].Equal(want) || !asked.all[1].Equal(want) {
+		t.Errorf("the script was called with the deadlines %v, want twice with the caller's, %v", asked.all, want)
+	}
 }
