@@ -455,6 +455,33 @@ func TestRefusalsAreRemembered(t *testing.T) {
 	}
 }
 
+// Callers of whom each comes once take a bounded room, and none from those who are known.
+func TestCallersSeenOnceAreBounded(t *testing.T) {
+	t.Parallel()
+	now := int64(0)
+	m := newMemory(onClock(&now), nil)
+	held := func() (entries, seen int) {
+		for i := range m.shards {
+			entries, seen = entries+len(m.shards[i].entries), seen+len(m.shards[i].seen)
+		}
+		return entries, seen
+	}
+	for i := range maxEntries * 5 / 4 {
+		m.asks([]Take{perMinute(fmt.Sprint(i), 3000)})
+	}
+	if entries, seen := held(); entries != 0 || seen != maxEntries {
+		t.Errorf("%d callers were seen once, and %d are known, want %d and none", seen, entries, maxEntries)
+	}
+	if r := m.asks([]Take{perMinute("0", 3000)}); r.want == 0 {
+		t.Error("who comes again asks for no lease")
+	}
+	now += int64(maxLeaseLength) + 1
+	m.tidy(false)
+	if entries, seen := held(); entries != 1 || seen != 0 {
+		t.Errorf("after the time of a lease %d callers were seen once, and %d are known, want none and 1", seen, entries)
+	}
+}
+
 // entryOf is what is known of a take.
 func (m *memory) entryOf(take Take) *entry {
 	s, e := m.at(m.hash([]Take{take}))
