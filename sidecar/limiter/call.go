@@ -60,15 +60,14 @@ type call struct {
 	// for.
 	takes   []Take
 	request request
-	// decision is written group by group; times are those at which the quotas' logs
-	// have it, for a recorder.
+	// decision is written group by group, in memory of the caller's, who may keep it for
+	// long; times are those at which the quotas' logs have it, for a recorder.
 	decision Decision
 	times    []int64
 	// first is the memory of what most calls need one of.
 	first struct {
 		command command
 		quota   [1]quota
-		state   [1]Quota
 	}
 }
 
@@ -82,7 +81,7 @@ func newCall(caller context.Context, takes []Take) (c *call, err error) {
 // to names the store that the call goes to.
 func (c *call) to(b *backend, deadline time.Time) {
 	c.backend, c.deadline, c.id, c.groups = b, deadline, newID(), groupsOf(c.quotas, b.cluster)
-	c.decision.Quotas = slices.Grow(c.first.state[:0], len(c.quotas))[:len(c.quotas)]
+	c.decision.Quotas = slices.Grow(c.decision.Quotas[:0], len(c.quotas))[:len(c.quotas)]
 	if b.memory.recorder != nil {
 		c.times = make([]int64, len(c.quotas))
 	}

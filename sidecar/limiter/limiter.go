@@ -254,6 +254,7 @@ func (l *Limiter) TakeInto(ctx context.Context, takes []Take, quotas []Quota) (D
 			return Decision{}, err
 		}
 	}
+	c.decision.Quotas = quotas
 	start := time.Now()
 	decision, err := c.decide(b, start, (*call).take)
 	l.metrics.observe(time.Since(start), decision.Admitted, err)

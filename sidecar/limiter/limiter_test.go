@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
+	"weak"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -174,6 +176,24 @@ func TestFailedScriptsWriteNothing(t *testing.T) {
 	if keys := client.Keys(t.Context(), "*").Val(); len(keys) != 1 {
 		t.Errorf("Redis holds %q, want only what was there", keys)
 	}
+}
+
+// Whoever keeps a decision keeps no store with it: the proxy's connections do, to use
+// its memory again.
+func TestDecisionsKeepNoStore(t *testing.T) {
+	t.Parallel()
+	l := newLimiter(t, redistest.Start(t).URL())
+	d := mustTake(t, l, perMinute("u", 1))
+	store := weak.Make(l.backend)
+	if err := l.Use(nil); err != nil {
+		t.Fatal(err)
+	}
+	l.closing.Wait()
+	eventually(t, "the store is not in memory", func() bool {
+		runtime.GC()
+		return store.Value() == nil
+	})
+	runtime.KeepAlive(d)
 }
 
 // The largest cost passes: its members go to Redis in pieces.
