@@ -166,6 +166,9 @@ func (b *batcher) call(batch []*command) error {
 
 // ask is one round trip while a context lasts.
 func (b *batcher) ask(ctx context.Context, batch []*command) error {
+	if err := ctx.Err(); err != nil { // with thousands waiting, each batch would be made in vain
+		return err
+	}
 	s := scriptOf(batch)
 	now := ""
 	if micros := b.clock(); micros != 0 {

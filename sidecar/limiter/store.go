@@ -53,7 +53,7 @@ func clientOptions(store ruleset.Store, parsed *redisurl.URL) (options *redis.Un
 	options.MinRetryBackoff, options.MaxRetryBackoff = time.Millisecond, max(timeout/10, time.Millisecond)
 	options.PoolSize = poolSize
 	options.ReadBufferSize, options.WriteBufferSize = bufferBytes, bufferBytes
-	options.PipelinePoolSize = -1 // nothing is pipelined
+	options.PipelinePoolSize = -1 // pipelines are rare: they use the others
 	// RESP 2 and a plain handshake: nothing that old servers, proxies and
 	// embedded ones do not know, and nothing pushed.
 	options.Protocol = 2

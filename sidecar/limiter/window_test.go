@@ -48,8 +48,10 @@ func (f *fleet) holdWindows(t *testing.T, take Take, leases bool) {
 	client := l.backend.client
 	logs := func() map[string]string {
 		found := map[string]string{}
-		for _, key := range client.Keys(ctx, "*").Val() {
-			found[key] = client.Dump(ctx, key).Val()
+		for _, q := range mustQuotas(t, []Take{take}) { // others' expire meanwhile
+			for _, key := range []string{q.key, q.key + ":leases"} {
+				found[key] = client.Dump(ctx, key).Val()
+			}
 		}
 		return found
 	}
