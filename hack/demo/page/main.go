@@ -157,8 +157,8 @@ func (p *page) start(ctx context.Context) (address string, err error) {
 	_, link, _ := net.SplitHostPort(free[2])
 	common := []string{"--store-url-file", redis, "--metrics-address", "0", "--health-address", "0", "--zap-log-level", "error"}
 	for _, args := range [][]string{
-		append([]string{"--webhook-port", webhook, "--link-port", link, "--link-address", "localhost:" + link, "--leader-elect=false"}, common...),
-		append([]string{"dashboard", "--address", address}, common...),
+		append([]string{"--listen-host", "127.0.0.1", "--webhook-port", webhook, "--link-port", link, "--link-address", "localhost:" + link, "--leader-elect=false"}, common...),
+		append([]string{"dashboard", "--address", address, "--operator", "localhost:" + link}, common...),
 	} {
 		command := exec.Command(p.operator, args...)
 		command.Env = append(os.Environ(), "KUBECONFIG="+kubeconfig, "POD_NAMESPACE="+systemNamespace, "POD_SERVICE_ACCOUNT=weir-operator", "POD_IP=127.0.0.1")
