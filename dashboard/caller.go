@@ -8,6 +8,7 @@ import (
 	"math"
 	"net/http"
 	"net/url"
+	"strings"
 	"time"
 
 	"github.com/weir-dev/weir/controllers/usage"
@@ -61,7 +62,7 @@ func (s *Server) caller(ctx context.Context, v *visitor, r *http.Request) (*view
 		return nil, err
 	}
 	namespace, name, pseudonym := policy.Namespace, policy.Name, r.PathValue("pseudonym")
-	path := policyPath(r) + "/callers/" + url.PathEscape(pseudonym)
+	path := policyPath(r) + "/callers/" + segment(pseudonym)
 	if pseudonym == "" {
 		if s.o.HideCallers {
 			return nil, problem(http.StatusForbidden, "Nobody is told here who callers are (--hide-callers), nor asks by their names.")
@@ -97,6 +98,10 @@ func (s *Server) caller(ctx context.Context, v *visitor, r *http.Request) (*view
 	data.refused(ctx, s, v, policyPath(r), found.Name)
 	return &view{template: "caller", data: data, title: data.Who, section: "limits", every: ratesInterval}, nil
 }
+
+// segment of a path is a name, also one of dots: a ServeMux takes those for a way up,
+// and redirects.
+func segment(name string) string { return strings.ReplaceAll(url.PathEscape(name), ".", "%2E") }
 
 func seconds(n float64) time.Duration { return time.Duration(math.Round(n * float64(time.Second))) }
 

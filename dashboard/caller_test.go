@@ -1,6 +1,8 @@
 package dashboard
 
 import (
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -55,6 +57,23 @@ func TestCallersHaveAddresses(t *testing.T) {
 	} {
 		if got := callerPage("/limits/shop/api", test.name, test.mayAsk); got != test.want {
 			t.Errorf("got %s, want %s", got, test.want)
+		}
+	}
+}
+
+// Whatever somebody writes in a caller's place, it is a caller that is asked for.
+func TestPseudonymsOfDotsAreNoWayUp(t *testing.T) {
+	t.Parallel()
+	mux := http.NewServeMux()
+	mux.HandleFunc("/callers/{pseudonym}", func(w http.ResponseWriter, r *http.Request) { _, _ = w.Write([]byte(r.PathValue("pseudonym"))) })
+	for _, pseudonym := range []string{"caller-01", ".", "..", "../..", "a/b", "%2e", "\xff"} {
+		w := httptest.NewRecorder()
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "/callers/"+segment(pseudonym), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if mux.ServeHTTP(w, r); w.Code != http.StatusOK || w.Body.String() != pseudonym {
+			t.Errorf("%q: %d, %q", pseudonym, w.Code, w.Body)
 		}
 	}
 }
