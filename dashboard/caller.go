@@ -132,12 +132,24 @@ func (d *callerData) refused(ctx context.Context, s *Server, v *visitor, path st
 		d.Silent = err.Error()
 		return
 	}
-	for _, refusal := range refusals.Refusals {
+	d.Refusals, d.Silent = refusalsOf(refusals.Refusals, caller)
+}
+
+// refusalsOf are those of one caller, or why they are not known: by its name they are
+// found only by who is told names.
+func refusalsOf(all []usage.Refusal, caller usage.Name) (rows []refusalRow, silent string) {
+	named := caller.Identity == nil || len(all) == 0
+	for _, refusal := range all {
+		named = named || refusal.Identity != nil
 		same := refusal.Pseudonym == caller.Pseudonym && (refusal.Identity == nil) == (caller.Identity == nil)
 		if same && (caller.Identity == nil || *refusal.Identity == *caller.Identity) {
-			d.Refusals = append(d.Refusals, refusalRowOf(refusal))
+			rows = append(rows, refusalRowOf(refusal))
 		}
 	}
+	if !named {
+		return nil, "Whose the last refusals were is for those who may get ratelimitpolicies/status."
+	}
+	return rows, ""
 }
 
 // callerPage is the address of a caller's view, by its name if the visitor may ask

@@ -77,3 +77,28 @@ func TestPseudonymsOfDotsAreNoWayUp(t *testing.T) {
 		}
 	}
 }
+
+// Who is not told names is not told that a name was refused nothing.
+func TestRefusalsOfACaller(t *testing.T) {
+	t.Parallel()
+	name := func(identity string) usage.Name { return usage.Name{Identity: &identity} }
+	told := []usage.Refusal{{Name: name("alice")}, {Name: name("bob")}, {Name: name("alice")}, {Name: usage.Name{Pseudonym: "caller-01"}}}
+	hidden := []usage.Refusal{{Name: usage.Name{Pseudonym: "caller-01"}}, {Name: usage.Name{Pseudonym: "caller-02"}}}
+	for _, test := range []struct {
+		all    []usage.Refusal
+		caller usage.Name
+		want   int
+		silent bool
+	}{
+		{told, name("alice"), 2, false},
+		{told, name("carol"), 0, false},
+		{told, usage.Name{Pseudonym: "caller-01"}, 1, false},
+		{hidden, usage.Name{Pseudonym: "caller-01"}, 1, false},
+		{hidden, name("alice"), 0, true},
+		{nil, name("alice"), 0, false},
+	} {
+		if rows, silent := refusalsOf(test.all, test.caller); len(rows) != test.want || (silent != "") != test.silent {
+			t.Errorf("of %+v are %d, %q", test.caller, len(rows), silent)
+		}
+	}
+}
