@@ -308,7 +308,14 @@ func (a *Acknowledgements) after(ctx context.Context, epoch string, sequence uin
 func (a *Acknowledgements) heardAfter(sequence uint64) page {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	heard := slices.DeleteFunc(a.entries(), func(e entry) bool { return e.sequence <= sequence })
+	var heard []entry
+	for _, pods := range a.namespaces {
+		for _, e := range pods {
+			if e.sequence > sequence {
+				heard = append(heard, e)
+			}
+		}
+	}
 	slices.SortFunc(heard, func(x, y entry) int { return cmp.Compare(x.sequence, y.sequence) })
 	next := page{Epoch: a.epoch, Sequence: sequence}
 	for _, e := range heard[:min(len(heard), maxPage)] {
