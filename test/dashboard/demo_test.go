@@ -51,7 +51,7 @@ func TestDemoHeld(t *testing.T) {
 	b.open("/limits/demo/spotify")
 	b.sees("user-1")
 	b.sees("Limited lately")
-	b.sees("The policy selects no pod") // so the operator was asked
+	b.sees("It holds for pods of its namespace that have a sidecar") // so the operator was asked
 	b.picture("demo")
 	b.open("/tasks?state=succeeded")
 	b.sees("analyze_chat_sentiment_batch")
