@@ -69,6 +69,7 @@ type options struct {
 
 	metricsAddress, healthAddress string
 	profileAddress                string
+	listenHost                    string
 	webhookPort, linkPort         int
 	leaderElection                bool
 	sidecarImage                  string
@@ -93,6 +94,7 @@ func parse() (options, zap.Options) {
 	flag.StringVar(&o.metricsAddress, "metrics-address", ":8080", "address of /metrics; 0 turns it off")
 	flag.StringVar(&o.healthAddress, "health-address", ":8081", "address of /healthz and /readyz")
 	flag.StringVar(&o.profileAddress, "profile-address", "0", "loopback address of /debug/pprof, for kubectl port-forward, as 127.0.0.1:6060; 0 turns it off")
+	flag.StringVar(&o.listenHost, "listen-host", "", "address that webhook and link listen on; empty: all")
 	flag.IntVar(&o.webhookPort, "webhook-port", 9443, "port of the admission webhook")
 	flag.IntVar(&o.linkPort, "link-port", 9444, "port of the link, which sidecars ask for their rules")
 	flag.BoolVar(&o.leaderElection, "leader-elect", true, "let only one of several replicas write status")
@@ -222,7 +224,7 @@ func run(ctx context.Context, o options) error {
 		Metrics:                       metricsserver.Options{BindAddress: o.metricsAddress},
 		HealthProbeBindAddress:        o.healthAddress,
 		PprofBindAddress:              o.profileAddress,
-		WebhookServer:                 webhook.NewServer(webhook.Options{Port: o.webhookPort, TLSOpts: []func(*tls.Config){serving}}),
+		WebhookServer:                 webhook.NewServer(webhook.Options{Host: o.listenHost, Port: o.webhookPort, TLSOpts: []func(*tls.Config){serving}}),
 		LeaderElection:                o.leaderElection,
 		LeaderElectionID:              "weir-operator",
 		LeaderElectionNamespace:       o.namespace,
@@ -293,7 +295,7 @@ func wire(ctx context.Context, mgr ctrl.Manager, direct client.Client, keeper *c
 		Logger: ctrl.Log.WithName("usage"),
 	})
 	server, err := link.New(link.Options{
-		Address: ":" + strconv.Itoa(o.linkPort),
+		Address: net.JoinHostPort(o.listenHost, strconv.Itoa(o.linkPort)),
 		TLS: &tls.Config{
 			GetCertificate: keeper.GetCertificate, MinVersion: tls.VersionTLS13,
 			// People may have one; sidecars have tokens.

@@ -8,6 +8,7 @@ import (
 	"math"
 	"net/http"
 	"net/url"
+	"strings"
 	"time"
 
 	"github.com/weir-dev/weir/controllers/usage"
@@ -61,7 +62,7 @@ func (s *Server) caller(ctx context.Context, v *visitor, r *http.Request) (*view
 		return nil, err
 	}
 	namespace, name, pseudonym := policy.Namespace, policy.Name, r.PathValue("pseudonym")
-	path := policyPath(r) + "/callers/" + url.PathEscape(pseudonym)
+	path := policyPath(r) + "/callers/" + segment(pseudonym)
 	if pseudonym == "" {
 		if s.o.HideCallers {
 			return nil, problem(http.StatusForbidden, "Nobody is told here who callers are (--hide-callers), nor asks by their names.")
@@ -98,6 +99,10 @@ func (s *Server) caller(ctx context.Context, v *visitor, r *http.Request) (*view
 	return &view{template: "caller", data: data, title: data.Who, section: "limits", every: ratesInterval}, nil
 }
 
+// segment of a path is a name, also one of dots: a ServeMux takes those for a way up,
+// and redirects.
+func segment(name string) string { return strings.ReplaceAll(url.PathEscape(name), ".", "%2E") }
+
 func seconds(n float64) time.Duration { return time.Duration(math.Round(n * float64(time.Second))) }
 
 // endOf a bucket of a window.
@@ -127,12 +132,24 @@ func (d *callerData) refused(ctx context.Context, s *Server, v *visitor, path st
 		d.Silent = err.Error()
 		return
 	}
-	for _, refusal := range refusals.Refusals {
+	d.Refusals, d.Silent = refusalsOf(refusals.Refusals, caller)
+}
+
+// refusalsOf are those of one caller, or why they are not known: by its name they are
+// found only by who is told names.
+func refusalsOf(all []usage.Refusal, caller usage.Name) (rows []refusalRow, silent string) {
+	named := caller.Identity == nil || len(all) == 0
+	for _, refusal := range all {
+		named = named || refusal.Identity != nil
 		same := refusal.Pseudonym == caller.Pseudonym && (refusal.Identity == nil) == (caller.Identity == nil)
 		if same && (caller.Identity == nil || *refusal.Identity == *caller.Identity) {
-			d.Refusals = append(d.Refusals, refusalRowOf(refusal))
+			rows = append(rows, refusalRowOf(refusal))
 		}
 	}
+	if !named {
+		return nil, "Whose the last refusals were is for those who may get ratelimitpolicies/status."
+	}
+	return rows, ""
 }
 
 // callerPage is the address of a caller's view, by its name if the visitor may ask

@@ -1,6 +1,8 @@
 package dashboard
 
 import (
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -55,6 +57,48 @@ func TestCallersHaveAddresses(t *testing.T) {
 	} {
 		if got := callerPage("/limits/shop/api", test.name, test.mayAsk); got != test.want {
 			t.Errorf("got %s, want %s", got, test.want)
+		}
+	}
+}
+
+// Whatever somebody writes in a caller's place, it is a caller that is asked for.
+func TestPseudonymsOfDotsAreNoWayUp(t *testing.T) {
+	t.Parallel()
+	mux := http.NewServeMux()
+	mux.HandleFunc("/callers/{pseudonym}", func(w http.ResponseWriter, r *http.Request) { _, _ = w.Write([]byte(r.PathValue("pseudonym"))) })
+	for _, pseudonym := range []string{"caller-01", ".", "..", "../..", "a/b", "%2e", "\xff"} {
+		w := httptest.NewRecorder()
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "/callers/"+segment(pseudonym), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if mux.ServeHTTP(w, r); w.Code != http.StatusOK || w.Body.String() != pseudonym {
+			t.Errorf("%q: %d, %q", pseudonym, w.Code, w.Body)
+		}
+	}
+}
+
+// Who is not told names is not told that a name was refused nothing.
+func TestRefusalsOfACaller(t *testing.T) {
+	t.Parallel()
+	name := func(identity string) usage.Name { return usage.Name{Identity: &identity} }
+	told := []usage.Refusal{{Name: name("alice")}, {Name: name("bob")}, {Name: name("alice")}, {Name: usage.Name{Pseudonym: "caller-01"}}}
+	hidden := []usage.Refusal{{Name: usage.Name{Pseudonym: "caller-01"}}, {Name: usage.Name{Pseudonym: "caller-02"}}}
+	for _, test := range []struct {
+		all    []usage.Refusal
+		caller usage.Name
+		want   int
+		silent bool
+	}{
+		{told, name("alice"), 2, false},
+		{told, name("carol"), 0, false},
+		{told, usage.Name{Pseudonym: "caller-01"}, 1, false},
+		{hidden, usage.Name{Pseudonym: "caller-01"}, 1, false},
+		{hidden, name("alice"), 0, true},
+		{nil, name("alice"), 0, false},
+	} {
+		if rows, silent := refusalsOf(test.all, test.caller); len(rows) != test.want || (silent != "") != test.silent {
+			t.Errorf("of %+v are %d, %q", test.caller, len(rows), silent)
 		}
 	}
 }

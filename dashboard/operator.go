@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -35,6 +36,12 @@ type operator struct {
 	client *http.Client
 	by     []byte    // authorities, that client verifies it by
 	read   time.Time // when they were; zero: they may be others
+
+	// trouble is why it does not answer, which who asks before again is told; nil: it
+	// does.
+	noting  sync.Mutex
+	trouble error
+	again   time.Time
 }
 
 const (
@@ -47,22 +54,17 @@ const (
 // pods are a page of a policy's.
 func (o *operator) pods(ctx context.Context, policy *v1alpha1.RateLimitPolicy, wanted usage.PodQuery) (found usage.Pods, err error) {
 	path := usage.Prefix + url.PathEscape(policy.Namespace) + "/" + url.PathEscape(policy.Name) + "/pods?" + url.Values(wanted.Values()).Encode()
-	ctx, cancel := context.WithTimeout(ctx, operatorTimeout)
-	defer cancel()
-	client, err := o.verified(ctx)
-	if err != nil {
-		return found, unknownPods("its authorities cannot be read from the webhook: %v", err)
-	}
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+o.address+path, nil)
-	if err != nil {
+	if err := o.away(time.Now()); err != nil {
 		return found, err
 	}
-	response, err := client.Do(request)
+	asking, cancel := context.WithTimeout(ctx, operatorTimeout)
+	defer cancel()
+	response, err := o.ask(asking, path)
+	if ctx.Err() == nil { // else it is who asks that is gone
+		o.note(err)
+	}
 	if err != nil {
-		o.mu.Lock()
-		o.read = time.Time{}
-		o.mu.Unlock()
-		return found, unknownPods("%v", err)
+		return found, err
 	}
 	defer func() { _ = response.Body.Close() }()
 	text, err := io.ReadAll(io.LimitReader(response.Body, maxPodsBytes))
@@ -75,6 +77,44 @@ func (o *operator) pods(ctx context.Context, policy *v1alpha1.RateLimitPolicy, w
 		return found, unknownPods("%s %s", response.Status, said.Detail)
 	}
 	return found, json.Unmarshal(text, &found)
+}
+
+// away is why the operator does not answer, while it does not: then one at a time finds
+// out whether it does again, so that open pages do not use up all requests under way.
+func (o *operator) away(now time.Time) error {
+	o.noting.Lock()
+	defer o.noting.Unlock()
+	if o.trouble != nil && now.Before(o.again) {
+		return o.trouble
+	}
+	o.again = now.Add(operatorTimeout)
+	return nil
+}
+
+// note what came of asking.
+func (o *operator) note(trouble error) {
+	o.noting.Lock()
+	defer o.noting.Unlock()
+	o.trouble = trouble
+}
+
+func (o *operator) ask(ctx context.Context, path string) (*http.Response, error) {
+	client, err := o.verified(ctx)
+	if err != nil {
+		return nil, unknownPods("its authorities cannot be read from the webhook: %v", err)
+	}
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+o.address+path, nil)
+	if err != nil {
+		return nil, err
+	}
+	response, err := client.Do(request)
+	if err != nil {
+		o.mu.Lock()
+		o.read = time.Time{}
+		o.mu.Unlock()
+		return nil, unknownPods("%v", errors.Unwrap(err)) // without what this visitor asked for: others are told, too
+	}
+	return response, nil
 }
 
 func unknownPods(format string, args ...any) error {

@@ -103,8 +103,16 @@ func (a *Acknowledgements) shared(said []ruleset.PolicyRef) []ruleset.PolicyRef 
 
 type entry struct {
 	Acknowledgement
-	// sequence of what was heard here; 0 for what a peer heard.
+	// sequence of what was heard here; 0 for what a peer heard, which from is.
 	sequence uint64
+	from     *peer
+}
+
+// peer is another replica from its start to its end.
+type peer struct {
+	epoch string
+	// answered is when it did last.
+	answered time.Time
 }
 
 // NewAcknowledgements remembers nothing yet.
@@ -167,15 +175,25 @@ func (a *Acknowledgements) Record(said Acknowledgement) {
 	}
 }
 
+// answered notes when a peer did; false: it had not for so long that its pods may be
+// taken for silent, and has to tell of all again.
+func (a *Acknowledgements) answered(from *peer, now time.Time) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	before := from.answered
+	from.answered = now
+	return before.IsZero() || now.Sub(before) <= silentAfter
+}
+
 // merge keeps what a pod said to a peer, unless it said something later.
-func (a *Acknowledgements) merge(said Acknowledgement) {
+func (a *Acknowledgements) merge(said Acknowledgement, from *peer) {
 	a.mu.Lock()
 	before, known := a.namespaces[said.Namespace][said.UID]
 	if known && before.Seen.After(said.Seen) {
 		a.mu.Unlock()
 		return
 	}
-	a.put(entry{Acknowledgement: said})
+	a.put(entry{Acknowledgement: said, from: from})
 	notify := a.notify
 	a.mu.Unlock()
 	if !known || !same(before.Acknowledgement, said) {
@@ -184,17 +202,24 @@ func (a *Acknowledgements) merge(said Acknowledgement) {
 }
 
 // hush notes which pods that asked this replica last have been silent, and tells
-// peers.
+// peers; and which asked a peer that has not answered for as long: nobody else would
+// say so.
 func (a *Acknowledgements) hush(now time.Time) {
 	a.mu.Lock()
 	before := a.sequence
 	for _, pods := range a.namespaces {
 		for uid, e := range pods {
-			if e.sequence > 0 && !e.Silent && now.Sub(e.Seen) > silentAfter {
-				a.sequence++
-				e.Silent, e.sequence = true, a.sequence
-				pods[uid] = e
+			if e.from != nil && e.from.answered.After(e.Seen) {
+				e.Seen = e.from.answered // until then it would have said so
 			}
+			if e.Silent || now.Sub(e.Seen) <= silentAfter {
+				continue
+			}
+			if e.Silent = true; e.from == nil {
+				a.sequence++
+				e.sequence = a.sequence
+			}
+			pods[uid] = e
 		}
 	}
 	told := a.sequence != before
@@ -283,7 +308,14 @@ func (a *Acknowledgements) after(ctx context.Context, epoch string, sequence uin
 func (a *Acknowledgements) heardAfter(sequence uint64) page {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	heard := slices.DeleteFunc(a.entries(), func(e entry) bool { return e.sequence <= sequence })
+	var heard []entry
+	for _, pods := range a.namespaces {
+		for _, e := range pods {
+			if e.sequence > sequence {
+				heard = append(heard, e)
+			}
+		}
+	}
 	slices.SortFunc(heard, func(x, y entry) int { return cmp.Compare(x.sequence, y.sequence) })
 	next := page{Epoch: a.epoch, Sequence: sequence}
 	for _, e := range heard[:min(len(heard), maxPage)] {

@@ -36,12 +36,12 @@ func TestTheLastThingThatAPodSaidHolds(t *testing.T) {
 			blind := said("a", 1, 2)
 			blind.NotIntercepting = []string{"api"}
 			a.Record(blind)
-			a.merge(blind)
+			a.merge(blind, &peer{})
 		}, 1, 2},
 		{"a new generation is", func(a *Acknowledgements) { a.Record(said("a", 1, 1)); a.Record(said("a", 2, 2)) }, 2, 2},
-		{"what a peer heard later holds", func(a *Acknowledgements) { a.Record(said("a", 1, 1)); a.merge(said("a", 2, 2)) }, 2, 2},
-		{"what a peer heard earlier does not", func(a *Acknowledgements) { a.Record(said("a", 2, 2)); a.merge(said("a", 1, 1)) }, 2, 1},
-		{"a pod that comes back from a peer holds", func(a *Acknowledgements) { a.merge(said("a", 2, 2)); a.Record(said("a", 1, 3)) }, 1, 2},
+		{"what a peer heard later holds", func(a *Acknowledgements) { a.Record(said("a", 1, 1)); a.merge(said("a", 2, 2), &peer{}) }, 2, 2},
+		{"what a peer heard earlier does not", func(a *Acknowledgements) { a.Record(said("a", 2, 2)); a.merge(said("a", 1, 1), &peer{}) }, 2, 1},
+		{"a pod that comes back from a peer holds", func(a *Acknowledgements) { a.merge(said("a", 2, 2), &peer{}); a.Record(said("a", 1, 3)) }, 1, 2},
 		{"a pod that is gone is forgotten", func(a *Acknowledgements) { a.Record(said("a", 1, 1)); a.Forget("shop", "a") }, 0, 1},
 	} {
 		a := NewAcknowledgements()
@@ -65,7 +65,7 @@ func TestAPeerReadsWhatItHasNotHeard(t *testing.T) {
 	for i := range pods {
 		a.Record(said(fmt.Sprintf("pod-%d", i), 1, i))
 	}
-	a.merge(said("of a peer", 1, 1))
+	a.merge(said("of a peer", 1, 1), &peer{})
 
 	one := a.after(t.Context(), "", 0)
 	two := a.after(t.Context(), one.Epoch, one.Sequence)
@@ -106,11 +106,12 @@ func TestSweepForgetsPodsThatDoNotLive(t *testing.T) {
 func TestSilentPodsAreTold(t *testing.T) {
 	t.Parallel()
 	here, there := NewAcknowledgements(), NewAcknowledgements()
+	alive := peer{answered: epoch.Add(time.Hour)}
 	var heard page
 	bring := func() {
 		heard = here.heardAfter(heard.Sequence)
 		for _, said := range heard.Acknowledgements {
-			there.merge(said)
+			there.merge(said, &alive)
 		}
 	}
 	is := func(when string, seen, since int, silent bool) {
@@ -148,10 +149,62 @@ func TestSilentPodsAreTold(t *testing.T) {
 		t.Errorf("at another replica it says so since %v", got)
 	}
 	for _, said := range there.heardAfter(0).Acknowledgements {
-		here.merge(said)
+		here.merge(said, &alive)
 	}
 	here.hush(epoch.Add(time.Hour))
 	if here.Of("shop")["a"].Silent {
 		t.Error("a pod that asks another replica is silent")
+	}
+}
+
+// A replica that is gone does not say which of its pods are silent: those that ask no
+// other are, from when it answered last, until it is back and says otherwise.
+func TestPodsOfADeadReplicaAreSilent(t *testing.T) {
+	t.Parallel()
+	a, from := NewAcknowledgements(), &peer{epoch: "its"}
+	is := func(when string, seen int, silent bool) {
+		t.Helper()
+		if said := a.Of("shop")["a"]; !said.Seen.Equal(epoch.Add(time.Duration(seen)*time.Second)) || said.Silent != silent {
+			t.Errorf("%s: got %+v", when, said)
+		}
+	}
+	answered := func(second int) bool { return a.answered(from, epoch.Add(time.Duration(second)*time.Second)) }
+	answered(0)
+	a.merge(said("a", 1, 0), from)
+	if !answered(80) || !answered(160) {
+		t.Error("it has to tell again though it has answered")
+	}
+	a.hush(epoch.Add(250 * time.Second))
+	is("while it answers", 0, false)
+	a.hush(epoch.Add(251 * time.Second))
+	is("afterwards", 160, true)
+	if told := a.heardAfter(0).Acknowledgements; told != nil {
+		t.Errorf("peers are told %v of another", told)
+	}
+	if answered(300) {
+		t.Error("it does not have to tell again")
+	}
+	a.merge(said("a", 1, 290), from)
+	a.hush(epoch.Add(300 * time.Second))
+	is("when it is back", 290, false)
+	a.hush(epoch.Add(391 * time.Second))
+	a.Record(said("a", 1, 400))
+	is("when the pod asks here", 400, false)
+	if told := a.heardAfter(0).Acknowledgements; len(told) != 1 {
+		t.Errorf("peers are told %v", told)
+	}
+}
+
+// BenchmarkHeardAfter tells a peer of one of 10,000 pods, as each change does.
+func BenchmarkHeardAfter(b *testing.B) {
+	a := NewAcknowledgements()
+	for i := range 10000 {
+		a.Record(said(fmt.Sprint(i), 1, 0))
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		if told := a.heardAfter(9999); len(told.Acknowledgements) != 1 {
+			b.Fatal(len(told.Acknowledgements))
+		}
 	}
 }

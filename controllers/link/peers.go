@@ -113,12 +113,19 @@ func (p *Peers) follow(ctx context.Context, following map[string]context.CancelF
 // pull asks one peer again and again.
 func (p *Peers) pull(ctx context.Context, address string) {
 	var last page
+	from := &peer{}
 	failing := false
 	for ctx.Err() == nil {
 		next, err := p.ask(ctx, address, last)
 		if err == nil {
+			if next.Epoch != from.epoch {
+				from = &peer{epoch: next.Epoch}
+			}
+			if !p.Acknowledgements.answered(from, time.Now()) {
+				next = page{}
+			}
 			for _, said := range next.Acknowledgements {
-				p.Acknowledgements.merge(said)
+				p.Acknowledgements.merge(said, from)
 			}
 			last, failing = next, false
 			continue

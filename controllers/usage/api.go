@@ -159,8 +159,8 @@ type Callers struct {
 	Continue string      `json:"continue,omitempty"`
 }
 
-// Name of a caller: Identity for those who may read the policy's status, else a
-// Pseudonym, which is the same for the same caller of a policy.
+// Name of a caller: Identity for those who may read the policy's status, else, and
+// where that is no UTF-8, a Pseudonym, which is the same for the same caller of a policy.
 type Name struct {
 	// Identity; empty: all unnamed callers together.
 	Identity  *string `json:"identity,omitempty"`

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -85,14 +86,23 @@ func (s *Server) naming(ctx context.Context, q *asked) (func(identity string) Na
 	if err != nil {
 		return nil, s.unsaid(err)
 	}
-	if allowed && !s.options.HideNames {
-		return func(identity string) Name { return Name{Identity: &identity} }, nil
-	}
 	key, err := s.key.read(ctx, s.options.Key)
 	if err != nil {
 		return nil, fmt.Errorf("reading the key of callers' pseudonyms: %w", err)
 	}
+	if allowed && !s.options.HideNames {
+		return func(identity string) Name { return nameOfCaller(key, q.policy, identity) }, nil
+	}
 	return func(identity string) Name { return Name{Pseudonym: pseudonym(key, q.policy, identity)} }, nil
+}
+
+// nameOfCaller is its identity, or a pseudonym where that is no text: JSON would name
+// somebody else.
+func nameOfCaller(key []byte, policy *v1alpha1.RateLimitPolicy, identity string) Name {
+	if !utf8.ValidString(identity) {
+		return Name{Pseudonym: pseudonym(key, policy, identity)}
+	}
+	return Name{Identity: &identity}
 }
 
 func pseudonym(key []byte, policy *v1alpha1.RateLimitPolicy, identity string) string {

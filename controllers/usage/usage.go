@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -278,6 +279,9 @@ func named(identity *string) (string, error) {
 	if len(*identity) > limiter.MaxIdentityBytes {
 		return "", problem(http.StatusBadRequest, "identity has at most %d bytes.", limiter.MaxIdentityBytes)
 	}
+	if !utf8.ValidString(*identity) {
+		return "", problem(http.StatusBadRequest, "identity is no UTF-8: a caller that is named so has a pseudonym in lists, for everybody.")
+	}
 	return *identity, nil
 }
 
@@ -321,6 +325,9 @@ func (g *GrantRequest) check(now time.Time) (v1alpha1.Grant, error) {
 
 // strictly decodes JSON without unknown or repeated members behind it.
 func strictly(text []byte, into any) error {
+	if !utf8.Valid(text) {
+		return problem(http.StatusBadRequest, "The body is no UTF-8.")
+	}
 	decoder := json.NewDecoder(bytes.NewReader(text))
 	decoder.DisallowUnknownFields()
 	if err := decoder.Decode(into); err != nil {

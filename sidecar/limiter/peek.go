@@ -2,9 +2,11 @@ package limiter
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/redis/go-redis/v9"
 )
@@ -14,7 +16,8 @@ import (
 const maxPeeks = 64
 
 // RemainingOfEach says of each take by itself what Remaining would, in one round
-// trip. Its errors are Take's, of the first that has one.
+// trip. Its errors are Take's, of the first that has one; but where a key is no log,
+// as somebody of its namespace may have written it, only its take has no Quotas.
 func (l *Limiter) RemainingOfEach(ctx context.Context, takes []Take) ([]Decision, error) {
 	commands := make([]*command, len(takes))
 	for i := range takes {
@@ -34,7 +37,11 @@ func (l *Limiter) RemainingOfEach(ctx context.Context, takes []Take) ([]Decision
 	defer b.calls.Done()
 	ctx, cancel := context.WithTimeout(ctx, b.store.Timeout())
 	defer cancel()
-	if err := b.peekEach(ctx, commands); err != nil {
+	each := maxPeeks
+	if b.cluster {
+		each = 1
+	}
+	if err := b.peekEach(ctx, commands, each); err != nil {
 		return nil, err
 	}
 	decisions := make([]Decision, len(takes))
@@ -44,15 +51,12 @@ func (l *Limiter) RemainingOfEach(ctx context.Context, takes []Take) ([]Decision
 	return decisions, nil
 }
 
-// peekEach has a pipeline answer commands, as many a call as one node decides.
-func (b *backend) peekEach(ctx context.Context, commands []*command) error {
+// peekEach has a pipeline answer commands, so many a call. Those without a reply
+// then have keys that are no logs.
+func (b *backend) peekEach(ctx context.Context, commands []*command, each int) error {
 	now := ""
 	if micros := b.clock(); micros != 0 {
 		now = strconv.FormatInt(micros, 10)
-	}
-	each := maxPeeks
-	if b.cluster {
-		each = 1
 	}
 	var calls []*script
 	for part := range slices.Chunk(commands, each) {
@@ -76,19 +80,28 @@ func (b *backend) peekEach(ctx context.Context, commands []*command) error {
 			return takeScript.Eval(ctx, pipe, s.keys, now, s.text)
 		})
 	}
-	if err != nil {
+	if err != nil && !isNoLog(err) {
 		return b.Explain(err)
 	}
 	for i := range calls {
+		part := commands[i*each : min((i+1)*each, len(commands))]
 		numbers, err := replies[i].Int64Slice()
-		if err != nil {
+		switch {
+		case isNoLog(err) && len(part) == 1:
+			continue
+		case isNoLog(err):
+			if err := b.peekEach(ctx, part, 1); err != nil {
+				return err
+			}
+			continue
+		case err != nil:
 			return b.Explain(err)
 		}
 		if len(numbers) != calls[i].numbers {
 			return fmt.Errorf("%w: %d numbers instead of %d from the script", ErrStore, len(numbers), calls[i].numbers)
 		}
 		numbers = numbers[1:]
-		for _, c := range commands[i*each : min((i+1)*each, len(commands))] {
+		for _, c := range part {
 			n := c.numbers()
 			c.reply, numbers = numbers[:n], numbers[n:]
 		}
@@ -96,8 +109,18 @@ func (b *backend) peekEach(ctx context.Context, commands []*command) error {
 	return nil
 }
 
+// isNoLog says whether Redis, or the script, says that a key is none of ours, or the
+// script cannot read it.
+func isNoLog(err error) bool {
+	var reply redis.Error
+	return errors.As(err, &reply) && (strings.Contains(err.Error(), "WRONGTYPE") || strings.Contains(err.Error(), "user_script"))
+}
+
 // peeked is the reply to a peek of one take.
 func (c *command) peeked() Decision {
+	if c.reply == nil {
+		return Decision{}
+	}
 	found := Decision{Admitted: c.admitted(), Quotas: make([]Quota, len(c.quotas))}
 	for i := range c.quotas {
 		found.Quotas[i] = Quota{

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"strings"
 	"testing"
 
 	"github.com/weir-dev/weir/sidecar/ruleset"
@@ -68,11 +69,30 @@ func TestRemainingOfEachFails(t *testing.T) {
 	if _, err := New(Options{}).RemainingOfEach(t.Context(), []Take{perMinute("alice", 5)}); !errors.Is(err, ErrStore) {
 		t.Errorf("without a store: %v", err)
 	}
-	if err := server.Client().Set(t.Context(), mustQuotas(t, []Take{perMinute("bob", 5)})[0].key, "x", 0).Err(); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := l.RemainingOfEach(t.Context(), []Take{perMinute("alice", 5), perMinute("bob", 5)}); !errors.Is(err, ErrStore) {
-		t.Errorf("of what is no log: %v", err)
+}
+
+// What somebody writes into a log of theirs keeps nobody from others'.
+func TestOthersAreAnsweredBesideWhatIsNoLog(t *testing.T) {
+	t.Parallel()
+	for kind, url := range map[string]string{"server": redistest.Start(t).URL(), "cluster": redistest.StartCluster(t).URL()} {
+		l := newLimiter(t, url)
+		takes := []Take{perMinute("alice", 5), perMinute("bob", 5), perMinute("carol", 5), perMinute("dave", 5), perMinute("erin", 5)}
+		keyOf := func(i int) string { return mustQuotas(t, takes[i:i+1])[0].key }
+		if err := errors.Join(
+			l.backend.client.Set(t.Context(), keyOf(1), "x", 0).Err(), l.backend.client.LPush(t.Context(), keyOf(2), "x").Err(),
+			l.backend.client.Set(t.Context(), keyOf(4), "w"+strings.Repeat("\x00", 34)+strings.Repeat("\xff", 4)+strings.Repeat("\x00", 7), 0).Err(), // that the script stumbles over
+		); err != nil {
+			t.Fatal(err)
+		}
+		found, err := l.RemainingOfEach(t.Context(), takes)
+		if err != nil || len(found) != len(takes) {
+			t.Fatalf("%s: %d are answered, error %v", kind, len(found), err)
+		}
+		for i, want := range []int{1, 0, 0, 1, 0} {
+			if got := len(found[i].Quotas); got != want {
+				t.Errorf("%s: %s has %d quotas, want %d", kind, takes[i].Identity, got, want)
+			}
+		}
 	}
 }
 

@@ -51,6 +51,7 @@ func TestDemoHeld(t *testing.T) {
 	b.open("/limits/demo/spotify")
 	b.sees("user-1")
 	b.sees("Limited lately")
+	b.sees("It holds for pods of its namespace that have a sidecar") // so the operator was asked
 	b.picture("demo")
 	b.open("/tasks?state=succeeded")
 	b.sees("analyze_chat_sentiment_batch")
@@ -61,6 +62,9 @@ func TestDemoHeld(t *testing.T) {
 	if _, err := os.Stat("/proc/self/environ"); err == nil {
 		if n := len(marked(mark)); n < 6 { // demo, page, operator, dashboard, API server, etcd
 			t.Errorf("%d processes are of the demo: the watch over them does not work", n)
+		}
+		if open := exposed(t, marked(mark)); len(open) > 0 {
+			t.Errorf("others reach the demo at %q", open)
 		}
 	}
 	must(t, syscall.Kill(-demo.Pid(), syscall.SIGINT))
@@ -84,4 +88,38 @@ func marked(variable string) (found []string) {
 		}
 	}
 	return found
+}
+
+// exposed are the addresses, as /proc writes them, on which processes listen for
+// others than this machine.
+func exposed(t *testing.T, processes []string) (open []string) {
+	t.Helper()
+	theirs, loopback := map[string]bool{}, 0
+	for _, process := range processes {
+		files, _ := filepath.Glob("/proc/" + process + "/fd/*") // the pattern is right
+		for _, file := range files {
+			if target, err := os.Readlink(file); err == nil {
+				theirs[target] = true
+			}
+		}
+	}
+	for _, table := range []string{"/proc/net/tcp", "/proc/net/tcp6"} {
+		text, _ := os.ReadFile(table) // without IPv6 there is none
+		for line := range strings.Lines(string(text)) {
+			const address, state, inode, listening = 1, 3, 9, "0A"
+			f := strings.Fields(line)
+			switch {
+			case len(f) <= inode || f[state] != listening || !theirs["socket:["+f[inode]+"]"]:
+			case strings.HasPrefix(f[address], "0100007F:"), strings.HasPrefix(f[address], "00000000000000000000000001000000:"),
+				strings.HasPrefix(f[address], "0000000000000000FFFF00000100007F:"):
+				loopback++
+			default:
+				open = append(open, f[address])
+			}
+		}
+	}
+	if loopback < 3 { // the page, webhook and link
+		t.Errorf("%d sockets of the demo are found", loopback)
+	}
+	return open
 }
