@@ -91,6 +91,14 @@ func (r *Runner) start(ctx context.Context, d *celery.Delivery) {
 	}()
 }
 
+const (
+	// passedOn is within which a message that was passed on is put back, and giveWay
+	// how long its worker then leaves what comes to others: Redis wakes those who wait
+	// in the same order each time, and the first would pass it on for ever.
+	passedOn = 4 * time.Second
+	giveWay  = 50 * time.Millisecond
+)
+
 // passDelay is a second on average, and differs so that no two workers take
 // turns with a message that neither knows.
 func passDelay() time.Duration {
@@ -132,6 +140,7 @@ func (r *Runner) unfit(d *celery.Delivery, known bool, now time.Time) (ending ce
 		if err != nil {
 			return dead(err, "DecodeError", "kombu.exceptions", "unreadable")
 		}
+		r.passed.Store(now.UnixNano())
 		return passed, "passed"
 	case d.Workflow != "":
 		return dead(fmt.Errorf("the call has %s, which Weir's workers do not carry out: let a Celery worker run it, on a queue of its own", d.Workflow),

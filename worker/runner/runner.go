@@ -68,6 +68,8 @@ type Runner struct {
 	exhaust   sync.Once
 
 	pace pace // of recent runs
+	// passed is when a message went on to other workers last, in Unix nanoseconds.
+	passed atomic.Int64
 
 	mu      sync.Mutex
 	running map[string]*run // by tag, until they are acknowledged
@@ -219,6 +221,9 @@ func (r *Runner) take(ctx, calls context.Context) {
 		case <-ctx.Done():
 		case <-waiter.Idle():
 		case <-time.After(time.Second):
+		}
+		if time.Since(time.Unix(0, r.passed.Load())) < passedOn {
+			sleep(ctx, giveWay)
 		}
 	}
 }
