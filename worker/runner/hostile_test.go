@@ -115,17 +115,33 @@ func TestAnUnknownTaskWithAWorkflowIsPassedOn(t *testing.T) {
 	}
 }
 
+// A worker that passed a task on leaves it to others, though Redis wakes it before
+// them each time.
+func TestWhoPassedATaskOnGivesWay(t *testing.T) {
+	t.Parallel()
+	s := newStand(t)
+	s.start(Registry{})
+	s.redis.LPush(t.Context(), "q", unknownMessage(maxPasses-3))
+	s.wait("the message to be parked, and its worker to wait again", func() bool {
+		return s.redis.HLen(t.Context(), "unacked").Val() == 1 && strings.Contains(s.redis.ClientList(t.Context()).Val(), "cmd=blmove")
+	})
+	s.start(Registry{"new": fails(nil)})
+	s.waitResult(fmt.Sprint(maxPasses-3), celery.Success)
+}
+
+// unknownMessage calls the task "new", and was passed on so often, which is its id.
+func unknownMessage(passes int) string {
+	body := base64.StdEncoding.EncodeToString([]byte(`[[],{},{}]`))
+	return fmt.Sprintf(`{"body":%q,"content-encoding":"utf-8","content-type":"application/json",`+
+		`"headers":{"id":"%d","task":"new","weir":{"passes":%[2]d}},"properties":{"body_encoding":"base64","delivery_info":{},"priority":0}}`, body, passes)
+}
+
 // A rollout that adds a task goes on for a while with workers that do not know
 // it: they pass it on for a minute, and only then it is a dead letter.
 func TestAnUnknownTaskIsPassedOnForAMinute(t *testing.T) {
 	t.Parallel()
 	s := newStand(t)
-	body := base64.StdEncoding.EncodeToString([]byte(`[[],{},{}]`))
-	message := func(passes int) string {
-		return fmt.Sprintf(`{"body":%q,"content-encoding":"utf-8","content-type":"application/json",`+
-			`"headers":{"id":"%d","task":"new","weir":{"passes":%[2]d}},"properties":{"body_encoding":"base64","delivery_info":{},"priority":0}}`, body, passes)
-	}
-	s.redis.LPush(t.Context(), "q", message(maxPasses), message(maxPasses/2))
+	s.redis.LPush(t.Context(), "q", unknownMessage(maxPasses), unknownMessage(maxPasses/2))
 	s.start(Registry{})
 	if letter := s.letter(); letter.Reason != "unknown" || letter.ID != fmt.Sprint(maxPasses) {
 		t.Errorf("the dead letter is %+v", letter)
