@@ -15,24 +15,8 @@ import (
 	authenticationv1 "k8s.io/api/authentication/v1"
 
 	"github.com/weir-dev/weir/sidecar/ruleset"
+	"github.com/weir-dev/weir/test/hasty"
 )
-
-// hasty is a listener for whose connections time runs a hundred times as fast.
-type hasty struct{ net.Listener }
-
-func (l hasty) Accept() (net.Conn, error) {
-	conn, err := l.Listener.Accept()
-	return hastyConn{conn}, err
-}
-
-type hastyConn struct{ net.Conn }
-
-func (c hastyConn) SetReadDeadline(at time.Time) error {
-	if left := time.Until(at); left > 0 {
-		at = time.Now().Add(left / 100)
-	}
-	return c.Conn.SetReadDeadline(at)
-}
 
 // Whoever stops in the middle of a request does not keep its connection, whether
 // or not anybody wants to read the rest.
@@ -40,7 +24,7 @@ func TestNobodyStopsInARequest(t *testing.T) {
 	t.Parallel()
 	c := newCertifying(t, podToken(), "web.example")
 	server := httptest.NewUnstartedServer(c.server.handler())
-	server.Listener = hasty{server.Listener}
+	server.Listener = hasty.Listener{Listener: server.Listener}
 	server.Start()
 	t.Cleanup(server.Close)
 	for _, head := range []string{

@@ -18,24 +18,8 @@ import (
 
 	"github.com/weir-dev/weir/api/v1alpha1"
 	"github.com/weir-dev/weir/controllers/access"
+	"github.com/weir-dev/weir/test/hasty"
 )
-
-// hasty is a listener for whose connections time runs a hundred times as fast.
-type hasty struct{ net.Listener }
-
-func (l hasty) Accept() (net.Conn, error) {
-	conn, err := l.Listener.Accept()
-	return hastyConn{conn}, err
-}
-
-type hastyConn struct{ net.Conn }
-
-func (c hastyConn) SetReadDeadline(at time.Time) error {
-	if left := time.Until(at); left > 0 {
-		at = time.Now().Add(left / 100)
-	}
-	return c.Conn.SetReadDeadline(at)
-}
 
 // A body that nobody reads, and that does not come, is not waited for.
 func TestNobodyStopsInARequest(t *testing.T) {
@@ -43,7 +27,7 @@ func TestNobodyStopsInARequest(t *testing.T) {
 	people := New(Options{})
 	t.Cleanup(people.Close)
 	server := httptest.NewUnstartedServer(people)
-	server.Listener = hasty{server.Listener}
+	server.Listener = hasty.Listener{Listener: server.Listener}
 	server.Start()
 	t.Cleanup(server.Close)
 	conn, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", server.Listener.Addr().String())

@@ -286,6 +286,18 @@ func (l *Limiter) Remaining(ctx context.Context, takes []Take) (Decision, error)
 	return decision, err
 }
 
+// within has f ask the store in use, whose timeout bounds ctx.
+func (l *Limiter) within(ctx context.Context, f func(context.Context, *backend) error) error {
+	b := l.acquire()
+	if b == nil {
+		return errNoStore
+	}
+	defer b.calls.Done()
+	ctx, cancel := context.WithTimeout(ctx, b.store.Timeout())
+	defer cancel()
+	return f(ctx, b)
+}
+
 // Ping returns nil when the store (each master of a Redis Cluster) answers
 // within its timeout. Its error wraps ErrStore.
 func (l *Limiter) Ping(ctx context.Context) error {

@@ -159,17 +159,24 @@ func nodeOf(t *testing.T, cluster *redistest.Cluster, take Take) int {
 	return int(slot) * len(cluster.Servers) / 16384
 }
 
+// onTwoNodes are takes of which the first in the tags' order lies on one node, the
+// other on another.
+func onTwoNodes(t *testing.T, cluster *redistest.Cluster) (first, second Take) {
+	t.Helper()
+	first, second = perMinute("a", 5), perMinute("z", 5)
+	for i := 0; nodeOf(t, cluster, first) == nodeOf(t, cluster, second); i++ {
+		second.Identity = "z" + string(rune('0'+i))
+	}
+	return first, second
+}
+
 // A node of the cluster hangs: takes that meet it fail in time and what other
 // nodes gave comes back; takes that do not meet it go on.
 func TestClusterNodeHangs(t *testing.T) {
 	t.Parallel()
 	cluster := redistest.StartCluster(t, "--cluster-require-full-coverage", "no", "--cluster-replica-no-failover", "yes")
 	l, _ := newLimiterOf(t, ruleset.Store{URL: cluster.URL(), TimeoutMillis: shortTimeout.Milliseconds()})
-	// The first tag in order lies on a node that stays, the last on the one that hangs.
-	stays, hangs := perMinute("a", 5), perMinute("z", 5)
-	for i := 0; nodeOf(t, cluster, stays) == nodeOf(t, cluster, hangs); i++ {
-		hangs.Identity = "z" + string(rune('0'+i))
-	}
+	stays, hangs := onTwoNodes(t, cluster)
 	eventually(t, "both admit", admits(l, stays, hangs))
 	client, hanging := cluster.Servers[nodeOf(t, cluster, stays)].Client(), cluster.Servers[nodeOf(t, cluster, hangs)]
 	key := mustQuotas(t, []Take{stays})[0].key
@@ -195,10 +202,7 @@ func TestCallersDeadlineOnACluster(t *testing.T) {
 	t.Parallel()
 	cluster := redistest.StartCluster(t)
 	l := newLimiter(t, cluster.URL())
-	stays, hangs := perMinute("a", 5), perMinute("z", 5)
-	for i := 0; nodeOf(t, cluster, stays) == nodeOf(t, cluster, hangs); i++ {
-		hangs.Identity = "z" + string(rune('0'+i))
-	}
+	stays, hangs := onTwoNodes(t, cluster)
 	eventually(t, "both admit", admits(l, stays, hangs))
 	client, hanging := cluster.Servers[nodeOf(t, cluster, stays)].Client(), cluster.Servers[nodeOf(t, cluster, hangs)]
 	key := mustQuotas(t, []Take{stays})[0].key

@@ -30,18 +30,14 @@ func (l *Limiter) RemainingOfEach(ctx context.Context, takes []Take) ([]Decision
 	if len(takes) == 0 {
 		return nil, nil
 	}
-	b := l.acquire()
-	if b == nil {
-		return nil, errNoStore
-	}
-	defer b.calls.Done()
-	ctx, cancel := context.WithTimeout(ctx, b.store.Timeout())
-	defer cancel()
-	each := maxPeeks
-	if b.cluster {
-		each = 1
-	}
-	if err := b.peekEach(ctx, commands, each); err != nil {
+	err := l.within(ctx, func(ctx context.Context, b *backend) error {
+		each := maxPeeks
+		if b.cluster {
+			each = 1
+		}
+		return b.peekEach(ctx, commands, each)
+	})
+	if err != nil {
 		return nil, err
 	}
 	decisions := make([]Decision, len(takes))

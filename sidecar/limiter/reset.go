@@ -11,19 +11,14 @@ func (l *Limiter) Reset(ctx context.Context, take Take) error {
 	if err != nil {
 		return err
 	}
-	b := l.acquire()
-	if b == nil {
-		return errNoStore
-	}
-	defer b.calls.Done()
-	ctx, cancel := context.WithTimeout(ctx, b.store.Timeout())
-	defer cancel()
-	deadline, _ := ctx.Deadline()
-	if err := b.alone().call([]*command{{verb: verbReset, id: newID(), quotas: quotas, length: giveLength.Nanoseconds(), deadline: deadline}}); err != nil {
-		return b.Explain(err)
-	}
-	b.memory.forgetCallers(take.Namespace, take.Service, []string{take.Identity})
-	return nil
+	return l.within(ctx, func(ctx context.Context, b *backend) error {
+		deadline, _ := ctx.Deadline()
+		if err := b.alone().call([]*command{{verb: verbReset, id: newID(), quotas: quotas, length: giveLength.Nanoseconds(), deadline: deadline}}); err != nil {
+			return b.Explain(err)
+		}
+		b.memory.forgetCallers(take.Namespace, take.Service, []string{take.Identity})
+		return nil
+	})
 }
 
 // Forget drops what this process remembers of some callers of a service, so that

@@ -51,14 +51,12 @@ func (l *Limiter) Windows(ctx context.Context, take Take) ([]Window, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := l.acquire()
-	if b == nil {
-		return nil, errNoStore
-	}
-	defer b.calls.Done()
-	ctx, cancel := context.WithTimeout(ctx, b.store.Timeout())
-	defer cancel()
-	return b.windows(ctx, quotas)
+	var found []Window
+	err = l.within(ctx, func(ctx context.Context, b *backend) (err error) {
+		found, err = b.windows(ctx, quotas)
+		return err
+	})
+	return found, err
 }
 
 func (b *backend) windows(ctx context.Context, quotas []quota) ([]Window, error) {

@@ -186,6 +186,21 @@ func (b *browser) press(label string) {
 	b.do(chromedp.Click(fmt.Sprintf(`//button[normalize-space()=%q]`, label)))
 }
 
+// darkAndNarrow looks at a view in the dark, and on a screen of 400 pixels.
+func (b *browser) darkAndNarrow(t *testing.T, what, name string) {
+	t.Helper()
+	b.scheme("dark")
+	b.accessible(t, what+", dark")
+	b.picture(name + "-dark")
+	b.size(400, 800)
+	if wide := evaluate[int](b, "document.documentElement.scrollWidth"); wide > 400 {
+		t.Errorf("%s: it is %d pixels wide on a screen of 400", what, wide)
+	}
+	b.picture(name + "-400")
+	b.scheme("light")
+	b.size(1280, 900)
+}
+
 // pictures are kept in bin/dashboard, or the environment's ARTEFACTS.
 func (b *browser) picture(name string) {
 	b.t.Helper()

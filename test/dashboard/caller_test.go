@@ -47,16 +47,7 @@ func TestCaller(t *testing.T) {
 	b.sees("limited now")
 	b.sees("bondhu-api-0")
 	b.picture("caller-limited")
-	b.scheme("dark")
-	b.accessible(t, "a caller, dark")
-	b.picture("caller-dark")
-	b.size(400, 800)
-	if wide := evaluate[int](b, "document.documentElement.scrollWidth"); wide > 400 {
-		t.Errorf("it is %d pixels wide on a screen of 400", wide)
-	}
-	b.picture("caller-400")
-	b.scheme("light")
-	b.size(1280, 900)
+	b.darkAndNarrow(t, "a caller", "caller")
 	b.do(clicks(`.head details summary`), clicks(`.head details button`))
 	b.sees("Granted 50 requests more in each window until")
 	b.sees("150 in 1 min")

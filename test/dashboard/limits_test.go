@@ -77,28 +77,14 @@ func TestLimits(t *testing.T) {
 	})
 	b.accessible(t, "limits")
 	b.picture("limits-traffic")
-	b.size(400, 800)
-	if wide := evaluate[int](b, "document.documentElement.scrollWidth"); wide > 400 {
-		t.Errorf("it is %d pixels wide on a screen of 400", wide)
-	}
-	b.picture("limits-traffic-400")
-	b.size(1280, 900)
+	b.darkAndNarrow(t, "limits", "limits-traffic")
 	b.open("/limits/bondhu/spotify")
 	b.sees("user_42")
 	b.sees("Limited lately")
 	b.sees("bondhu-api-0")
 	b.accessible(t, "a limit")
 	b.picture("limit-traffic")
-	b.scheme("dark")
-	b.accessible(t, "a limit, dark")
-	b.picture("limit-traffic-dark")
-	b.size(400, 800)
-	if wide := evaluate[int](b, "document.documentElement.scrollWidth"); wide > 400 {
-		t.Errorf("it is %d pixels wide on a screen of 400", wide)
-	}
-	b.picture("limit-traffic-400")
-	b.scheme("light")
-	b.size(1280, 900)
+	b.darkAndNarrow(t, "a limit", "limit-traffic")
 
 	b.clickIn("user_42", `button[aria-label="Reset user_42"]`)
 	b.sees("The caller's windows are empty")

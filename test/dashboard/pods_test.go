@@ -150,14 +150,7 @@ func TestPods(t *testing.T) {
 	}
 	b.accessible(t, "pods")
 	b.picture("pods")
-	b.scheme("dark")
-	b.accessible(t, "pods, dark")
-	b.picture("pods-dark")
-	b.size(400, 800)
-	if wide := evaluate[int](b, "document.documentElement.scrollWidth"); wide > 400 {
-		t.Errorf("it is %d pixels wide on a screen of 400", wide)
-	}
-	b.picture("pods-400")
+	b.darkAndNarrow(t, "pods", "pods")
 
 	lister := w.person("bondhu", "lister", false, map[string][]string{"ratelimitpolicies": {"list"}})
 	if got := w.ask(t, "GET", "/limits/bondhu/spotify/pods", nil, bearer(lister), nil); !strings.Contains(got.body, "may not get ratelimitpolicies") || strings.Contains(got.body, "bondhu-api-0") {

@@ -102,16 +102,7 @@ func TestViews(t *testing.T) {
 			b.sees("Live")
 			b.accessible(t, v.name)
 			b.picture(v.name)
-			b.scheme("dark")
-			b.accessible(t, v.name+", dark")
-			b.picture(v.name + "-dark")
-			b.size(400, 800)
-			if wide := evaluate[int](b, "document.documentElement.scrollWidth"); wide > 400 {
-				t.Errorf("%s is %d pixels wide on a screen of 400", v.name, wide)
-			}
-			b.picture(v.name + "-400")
-			b.scheme("light")
-			b.size(1280, 900)
+			b.darkAndNarrow(t, v.name, v.name)
 		})
 	}
 }
