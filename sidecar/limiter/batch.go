@@ -179,12 +179,9 @@ func (b *batcher) ask(ctx context.Context, batch []*command) error {
 	if recorder != nil {
 		read.from = b.memory.now()
 	}
-	reply, err := takeScript.Run(ctx, b.client, s.keys, now, s.text).Int64Slice()
+	reply, err := s.read(takeScript.Run(ctx, b.client, s.keys, now, s.text))
 	if err != nil {
 		return err
-	}
-	if len(reply) != s.numbers {
-		return fmt.Errorf("%d numbers instead of %d from the script", len(reply), s.numbers)
 	}
 	if recorder != nil {
 		read.redis, read.to = reply[0], b.memory.now()
@@ -248,6 +245,24 @@ func (s *script) add(c *command) {
 	}
 	s.text = text
 	s.numbers += c.numbers()
+}
+
+// read returns the numbers of the script's reply.
+func (s *script) read(reply *redis.Cmd) ([]int64, error) {
+	text, err := reply.Text()
+	if err != nil {
+		return nil, err
+	}
+	if len(text) != 8*s.numbers {
+		return nil, fmt.Errorf("%d bytes instead of %d numbers from the script", len(text), s.numbers)
+	}
+	numbers := make([]int64, s.numbers)
+	for i := range numbers {
+		for _, b := range []byte(text[8*i : 8*i+8]) {
+			numbers[i] = numbers[i]<<8 | int64(b)
+		}
+	}
+	return numbers, nil
 }
 
 // appendNumber appends the lowest bytes of a number, the most significant first.

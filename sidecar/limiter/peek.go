@@ -3,7 +3,6 @@ package limiter
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -81,7 +80,7 @@ func (b *backend) peekEach(ctx context.Context, commands []*command, each int) e
 	}
 	for i := range calls {
 		part := commands[i*each : min((i+1)*each, len(commands))]
-		numbers, err := replies[i].Int64Slice()
+		numbers, err := calls[i].read(replies[i])
 		switch {
 		case isNoLog(err) && len(part) == 1:
 			continue
@@ -92,9 +91,6 @@ func (b *backend) peekEach(ctx context.Context, commands []*command, each int) e
 			continue
 		case err != nil:
 			return b.Explain(err)
-		}
-		if len(numbers) != calls[i].numbers {
-			return fmt.Errorf("%w: %d numbers instead of %d from the script", ErrStore, len(numbers), calls[i].numbers)
 		}
 		numbers = numbers[1:]
 		for _, c := range part {

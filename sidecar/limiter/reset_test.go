@@ -95,3 +95,37 @@ func TestResetKeepsOpenLeases(t *testing.T) {
 		}
 	}
 }
+
+// A lease that was held through a reset and is then given back unused leaves a log
+// that begins after now: the next take counts in it.
+func TestTakeAfterResetAndUnusedLease(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	f, take := newFleet(t, server.URL(), 1), perMinute("alice", 3000)
+	memory := f.limiters[0].backend.memory
+	for e := memory.entryOf(take); e == nil || e.lease == nil; e = memory.entryOf(take) {
+		f.take(t, 0, take)
+		f.now += 100
+	}
+	if err := f.limiters[0].Reset(t.Context(), take); err != nil {
+		t.Fatal(err)
+	}
+	f.settle(0)
+	memory.forget()
+	f.admitted = nil
+	if !f.take(t, 0, take) {
+		t.Fatal("refused after a reset")
+	}
+	log := server.Client().Get(t.Context(), mustQuotas(t, []Take{take})[0].key).Val()
+	checkSliced(t, log)
+	if _, newest, err := unitsOf([]byte(log), take.Limits[0]); err != nil || newest > f.now {
+		t.Errorf("the log's newest time is %d at %d: %v", newest, f.now, err)
+	}
+	if counted := units(t, server.Client(), mustQuotas(t, []Take{take})[0].key); counted != 1 {
+		t.Errorf("%d units are counted", counted)
+	}
+	placed, _, _ := unitsOf([]byte(log), take.Limits[0])
+	if slice := sliceOf(take.Limits[0]); len(placed) != 1 || placed[0].at < f.now || placed[0].at >= f.now+slice {
+		t.Errorf("placed at %v, not in the slice of %d", placed, f.now)
+	}
+}

@@ -78,6 +78,7 @@ func TestSimulation(t *testing.T) {
 			t.Fatalf("WEIR_SEED: %v", err)
 		}
 	}
+	t.Logf("WEIR_SEED=%d", seed)
 	server := redistest.Start(t)
 	client := server.Client()
 	s := &simulation{fleet: newFleet(t, server.URL(), 5), t: t, random: rand.New(rand.NewPCG(seed, 0))}
@@ -103,8 +104,8 @@ func TestSimulation(t *testing.T) {
 			s.checkLogs(client)
 		}
 	}
-	t.Logf("seed %d: %d steps: %d admitted, %d refused, %d answers lost, %d sidecars killed, %d limits edited, %d resets",
-		seed, steps, s.took, s.refused, s.lost, s.kills, s.edits, s.resets)
+	t.Logf("%d steps: %d admitted, %d refused, %d answers lost, %d sidecars killed, %d limits edited, %d resets",
+		steps, s.took, s.refused, s.lost, s.kills, s.edits, s.resets)
 }
 
 // checkLogs of the callers.

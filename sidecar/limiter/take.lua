@@ -13,9 +13,10 @@
 -- The sliced log, of limits above EXACT, counts units in slices of the window. A
 -- unit stands in the slice that ends after its use, and leaves with that end. It
 -- is a head ('w', and a slice to count from (7)), an entry for each slice with units
--- (slices since that of the head (2), units (4)), room for more, and a tail: for how
--- many (1), how many entries have left (2), the units of the others (4), and the
--- newest time (7). So one write from an entry to the end adds a take.
+-- (slices since that of the head (2), units (4)), and a tail: a zero, how many entries
+-- have left (2), the units of the others (4), and the newest time (7). So one write
+-- from an entry to the end adds a take. (The zero was for how many more entries there
+-- was room before the tail: such a log is read, and written anew.)
 --
 -- ARGV: the caller's time in microseconds, or '' for this server's; and the
 -- commands, in bytes as above: a verb (1), a random id (9), two numbers (4 each), how
@@ -37,25 +38,24 @@
 -- KEYS: each command's logs; where it has a length, each followed by a hash of
 -- the leases of that log, or of what was noted in it.
 --
--- Replies with integers: the time; then for each command but settle, note and
--- reset 1 when admitted (of peek and give: when a take would be), else 0; the takes
+-- Replies with integers, 8 bytes each: the time; then for each command but settle, note
+-- and reset 1 when admitted (of peek and give: when a take would be), else 0; the takes
 -- of the lease, or of a take that is refused 1 if leases may yet be given back to
 -- one of its logs; then for each of its logs the units remaining, the microseconds
 -- until more remain, and those until the limit alone admits the cost (-1: never);
 -- or, of a take that was admitted, how long after the time the log has it.
 --
--- Redis makes the functions of a script anew with each call, which may cost more
--- than a take. So what few takes need is within 'seldom', which makes it when it is
--- called for.
--- What is called a number here is that number in the script that Redis has: each
--- variable that a function shares costs when it is made.
+-- Redis makes the functions of a script anew with each call, and a place for each
+-- variable that they share. So what each take needs is in no function, and what few
+-- takes need is within 'seldom', which makes it when it is called for, and shares
+-- nothing. What is called a number here is that number in the script that Redis has.
 local TAKE = 116 -- 't'
 local GIVE = 103 -- 'g'
 local SETTLE = 115 -- 's'
 local NOTE = 110 -- 'n'
 local RESET = 114 -- 'r'
 local EXACT = 128 -- units
-local STALE = 32 -- entries of an exact log that have left and are not cut off yet
+local STALE = 32 -- entries of a log that have left and are not cut off yet
 local SETTLED = 3000000 -- microseconds after its end, in which a lease is given back
 local EXACT_HEAD = 4
 local ENTRY = 19
@@ -64,7 +64,6 @@ local SLICED_HEAD = 8
 local WEIGHT = 6
 local TAIL = 14
 local SPAN = 65535
-local ROOM = 16 -- entries that a sliced log is made longer by
 
 local now = tonumber(ARGV[1])
 if not now then
@@ -75,178 +74,83 @@ if not now then
   now = time[1] * 1000000 + time[2]
 end
 
-local call, byte, char, sub, rep = redis.call, string.byte, string.char, string.sub, string.rep
-local ceil, floor = math.ceil, math.floor
-
--- lives is the lifetime in milliseconds, from now on, of a log whose last unit stands
--- at a time. It is renewed once in a 16th of its window, which it covers, and has a
--- second to spare: it is counted from a clock that Redis reads before the script runs.
-local function lives(key, time)
-  local part = key.window / 16
-  return ceil(((floor(time / part) + 1) * part + key.window - now) / 1000) + 1000
-end
-
--- renew lets a log live on, whose last unit stands at another time than before.
-local function renew(key, time)
-  local part = key.window / 16
-  if key.time > now or floor(key.last / part) < floor(time / part) then
-    call('PEXPIRE', key.name, lives(key, time))
-  end
-end
-
-local function read7(text, at)
-  local a, b, c, d, e, f, g = byte(text, at, at + 6)
-  return (((((a * 256 + b) * 256 + c) * 256 + d) * 256 + e) * 256 + f) * 256 + g
-end
-
-local function write7(n)
-  local low = n % 16777216
-  n = (n - low) / 16777216
-  local d, g = n % 256, low % 256
-  n, low = (n - d) / 256, (low - g) / 256
-  local c, f = n % 256, low % 256
-  n = (n - c) / 256
-  local b = n % 256
-  return char((n - b) / 256, b, c, d, (low - f) / 256, f, g)
-end
-
-local function write3(n)
-  local c = n % 256
-  n = (n - c) / 256
-  local b = n % 256
-  return char((n - b) / 256, b, c)
-end
-
--- write6 writes a number of 2 bytes and one of 4.
-local function write6(m, n)
-  local b, f = m % 256, n % 256
-  n = (n - f) / 256
-  local e = n % 256
-  n = (n - e) / 256
-  local d = n % 256
-  return char((m - b) / 256, b, (n - d) / 256, d, e, f)
-end
-
--- open reads a log: the units within the window that ends at the key's own time,
--- the place of the first of them, and the times of the first and of the last.
--- The key's time never runs backwards, also when the server's does. It is not the
--- request's: another key's time would free this one's early. A log that is sliced
--- remains so while it lives.
-local function open(key, log)
-  key.log, key.time, key.count, key.first, key.last = log, now, 0, nil, 0
-  local kind, a, b, c, d, e, f, g, h, i, j, k, l, m = byte(log or '', 1, 8)
-  if not log and key.limit <= EXACT then
-    key.at, key.base, key.sum = EXACT_HEAD + 1, 0, 0
-  elseif not log then
-    key.slice = ceil(key.window / 200)
-    key.at, key.stop, key.room, key.base = SLICED_HEAD + 1, SLICED_HEAD + 1, 0, ceil(now / key.slice)
-  elseif kind == 101 and #log > EXACT_HEAD and (#log - EXACT_HEAD) % ENTRY == 0 then -- 'e'
-    local last, at, base = #log - ENTRY + 1, EXACT_HEAD + 1, (a * 256 + b) * 256 + c
-    a, b, c, d, e, f, g, h, i, j = byte(log, last, last + 9)
-    key.last = (((((a * 256 + b) * 256 + c) * 256 + d) * 256 + e) * 256 + f) * 256 + g
-    key.sum = (h * 256 + i) * 256 + j
-    if key.last > now then
-      key.time = key.last
-    end
-    local cut, first = key.time - key.window, nil
-    if key.last <= cut then
-      at, base = last + ENTRY, key.sum
-    else
-      first = read7(log, at)
-      while first <= cut do
-        h, i, j = byte(log, at + 7, at + 9)
-        base, at = (h * 256 + i) * 256 + j, at + ENTRY
-        first = read7(log, at)
+local struct = rawget(_G, 'struct')
+if not struct then -- what is used of it, for servers that do not have it
+  struct = {}
+  function struct.pack(format, ...)
+    local values, text = {...}, ''
+    for kind, size in string.gmatch(format, '(%a)(%d*)') do
+      local value, bytes = table.remove(values, 1), ''
+      for _ = 1, kind == 'c' and 0 or tonumber(size) or 1 do
+        bytes = string.char(value % 256) .. bytes
+        value = math.floor(value / 256)
       end
+      text = text .. (kind == 'c' and value or bytes)
     end
-    key.at, key.base, key.count, key.first = at, base, (key.sum - base) % SUMS, first
-  elseif kind == 119 and #log >= SLICED_HEAD + TAIL and (#log - SLICED_HEAD - TAIL) % WEIGHT == 0 then -- 'w'
-    local slice, stop = ceil(key.window / 200), #log - TAIL + 1
-    local base = (((((a * 256 + b) * 256 + c) * 256 + d) * 256 + e) * 256 + f) * 256 + g
-    key.room, a, b, c, d, e, f, g, h, i, j, k, l, m = byte(log, stop, stop + TAIL - 1)
-    stop = stop - key.room * WEIGHT
-    local at, count = SLICED_HEAD + 1 + (a * 256 + b) * WEIGHT, ((c * 256 + d) * 256 + e) * 256 + f
-    local newest = (((((g * 256 + h) * 256 + i) * 256 + j) * 256 + k) * 256 + l) * 256 + m
-    if newest > now then
-      key.time = newest
-    end
-    local cut = floor((key.time - key.window) / slice) - base
-    while at < stop do
-      a, b, c, d, e, f = byte(log, at, at + 5)
-      if a * 256 + b > cut then
-        key.first = (base + a * 256 + b) * slice
-        break
+    return text
+  end
+  function struct.unpack(format, text, at)
+    local values = {}
+    at = at or 1
+    for kind, size in string.gmatch(format, '(%a)(%d*)') do
+      local value, stop = 0, at + (tonumber(size) or 1)
+      for k = at, kind == 'c' and 0 or stop - 1 do
+        value = value * 256 + string.byte(text, k)
       end
-      count, at = count - ((c * 256 + d) * 256 + e) * 256 - f, at + WEIGHT
+      if kind ~= 'x' then
+        values[#values + 1] = kind == 'c' and string.sub(text, at, stop - 1) or value
+      end
+      at = stop
     end
-    if stop > SLICED_HEAD + 1 then
-      a, b = byte(log, stop - WEIGHT, stop - WEIGHT + 1)
-      key.last = (base + a * 256 + b) * slice
-    end
-    key.slice, key.base, key.at, key.stop, key.count = slice, base, at, stop, count
-  else
-    error('WRONGTYPE a key is no log of takes')
+    values[#values + 1] = at
+    return unpack(values)
   end
 end
+local call, pack, unpack, byte, sub, ceil = redis.call, struct.pack, struct.unpack, string.byte, string.sub, math.ceil
 
--- add records a take in an exact log.
-local function add(key)
-  local added = write7(key.time) .. write3((key.sum + key.cost) % SUMS) .. key.id
-  if not key.log or key.at > EXACT_HEAD + STALE * ENTRY then
-    call('SET', key.name, 'e' .. write3(key.base) .. sub(key.log or '', key.at) .. added, 'PX', lives(key, key.time))
+-- write puts text into a log, whose last unit then stands at a time: from a place on,
+-- or as all of it. A log's lifetime is renewed once in a 16th of its window, which it
+-- covers, and has a second to spare: it is counted from a clock that Redis reads
+-- before the script runs.
+local function write(key, place, text, time)
+  local part = key.window / 16
+  local from = time - time % part
+  local lives = from + part + key.window - now
+  lives = (lives - lives % 1000) / 1000 + 1001
+  if not place then
+    redis.call('SET', key.name, text, 'PX', lives)
+    return
+  elseif place == #key.log + 1 then
+    redis.call('APPEND', key.name, text)
   else
-    call('APPEND', key.name, added)
-    renew(key, key.time)
+    redis.call('SETRANGE', key.name, place - 1, text)
   end
-  key.count, key.first = key.count + key.cost, key.first or key.time
-end
-
--- append records a take at the end of a sliced log, and says whether that can be.
-local function append(key)
-  local slice, log, place = ceil(key.time / key.slice), key.log, key.stop
-  local time, units, room = slice * key.slice, key.cost, key.room - 1
-  if key.last > time or slice - key.base > SPAN or key.raised then
-    return false
+  if key.time > now or key.last < from then
+    redis.call('PEXPIRE', key.name, lives)
   end
-  if key.last == time then
-    local c, d, e, f = byte(log, place - 4, place - 1)
-    units, place, room = units + ((c * 256 + d) * 256 + e) * 256 + f, place - WEIGHT, key.room
-  end
-  key.count, key.first = key.count + key.cost, key.first or time
-  local added, ending = write6(slice - key.base, units), write7(key.time)
-  if room >= 0 then
-    ending = write6((key.at - SLICED_HEAD - 1) / WEIGHT, key.count) .. ending
-    call('SETRANGE', key.name, place - 1, added .. rep('\0', room * WEIGHT) .. char(room) .. ending)
-    renew(key, time)
-  else -- what has left is cut off
-    ending = rep('\0', ROOM * WEIGHT) .. char(ROOM) .. write6(0, key.count) .. ending
-    call('SET', key.name, 'w' .. write7(key.base) .. sub(log or '', key.at, place - 1) .. added .. ending, 'PX', lives(key, time))
-  end
-  return true
 end
 
 -- leaves is the time until the unit at a rank within the window leaves it.
 local function leaves(key, rank)
   local log, at, time = key.log, key.at, key.first
   if rank > 0 and key.slice then
-    local a, b, c, d, e, f
+    local slice, units
     repeat
-      a, b, c, d, e, f = byte(log, at, at + 5)
-      rank, at = rank - ((c * 256 + d) * 256 + e) * 256 - f, at + WEIGHT
+      slice, units, at = unpack('>I2I4', log, at)
+      rank = rank - units
     until rank < 0
-    time = (key.base + a * 256 + b) * key.slice
+    time = (key.base + slice) * key.slice
   elseif rank > 0 then
-    local a, b, c
+    local sum
     repeat
-      a, b, c = byte(log, at + 7, at + 9)
-      at = at + ENTRY
-    until ((a * 256 + b) * 256 + c - key.base) % SUMS > rank
-    time = read7(log, at - ENTRY)
+      time, sum, at = unpack('>I7I3xxxxxxxxx', log, at)
+    until (sum - key.base) % SUMS > rank
   end
   return time + key.window - now
 end
 
-local function seldom()
+local function seldom(now, write, pack, unpack)
+  local call, sub, ceil, floor = redis.call, string.sub, math.ceil, math.floor
   local SHARE = 8 -- a lease is at most such a part of what remains
   local MOST = 512 -- units of an exact log, where they are noted
   local NOTES = 1024 -- ids of notes of a log: of more, all are forgotten
@@ -260,28 +164,23 @@ local function seldom()
     call('PEXPIRE', name, 0)
   end
 
-  local function read4(text, at)
-    local a, b, c, d = byte(text, at, at + 3)
-    return ((a * 256 + b) * 256 + c) * 256 + d
-  end
-
   -- pairs lists so many of the commands' text from a place on.
   function others.pairs(text, at, many)
     local list = {}
     for n = 1, many do
-      list[n] = {takes = read4(text, at), within = read7(text, at + 4)}
-      at = at + 11
+      local takes, within
+      takes, within, at = unpack('>I4I7', text, at)
+      list[n] = {takes = takes, within = within}
     end
-    return list
+    return list, at
   end
 
   -- entries lists what is within the window of an exact log: time, units and id.
   local function entries(key)
     local list, total = {}, key.base
     for at = key.at, key.log and #key.log or -1, ENTRY do
-      local a, b, c = byte(key.log, at + 7, at + 9)
-      local sum = (a * 256 + b) * 256 + c
-      list[#list + 1] = {time = read7(key.log, at), units = (sum - total) % SUMS, id = sub(key.log, at + 10, at + 18)}
+      local time, sum, id = unpack('>I7I3c9', key.log, at)
+      list[#list + 1] = {time = time, units = (sum - total) % SUMS, id = id}
       total = sum
     end
     return list
@@ -290,13 +189,13 @@ local function seldom()
   -- rewrite makes an exact log what a list says.
   local function rewrite(key, list)
     table.sort(list, function(a, b) return a.time < b.time end)
-    local parts, total = {'e', write3(0)}, 0
+    local parts, total = {pack('>c1I3', 'e', 0)}, 0
     for _, one in ipairs(list) do
       total = total + one.units
-      parts[#parts + 1] = write7(one.time) .. write3(total % SUMS) .. one.id
+      parts[#parts + 1] = pack('>I7I3c9', one.time, total % SUMS, one.id)
     end
     if total > 0 then
-      call('SET', key.name, table.concat(parts), 'PX', lives(key, list[#list].time))
+      write(key, nil, table.concat(parts), list[#list].time)
     else
       delete(key.name)
     end
@@ -313,12 +212,12 @@ local function seldom()
   local function weight(key, slice)
     key.changed = key.changed or {}
     while key.stop > key.at do
-      local a, b = byte(key.log, key.stop - WEIGHT, key.stop)
-      if key.base + a * 256 + b < slice then
+      local last, units = unpack('>I2I4', key.log, key.stop - WEIGHT)
+      if key.base + last < slice then
         break
       end
-      key.changed[key.base + a * 256 + b] = read4(key.log, key.stop - 4)
-      key.stop, key.room = key.stop - WEIGHT, key.room + 1
+      key.changed[key.base + last] = units
+      key.stop = key.stop - WEIGHT
     end
     return key.changed[slice] or 0
   end
@@ -343,26 +242,22 @@ local function seldom()
     end
     table.sort(slices)
     local first, last = slices[1] or base, slices[#slices] or base
-    local room, gone = key.room - #slices, (key.at - SLICED_HEAD - 1) / WEIGHT
-    local whole = not key.log or key.raised or room < 0 or room > 255 or first < base or last - base > SPAN
+    local gone = (key.at - SLICED_HEAD - 1) / WEIGHT
+    local whole = not key.log or key.raised or gone > STALE or first < base or last - base > SPAN
+      or key.stop + #slices * WEIGHT + TAIL <= #key.log
     if whole then
-      room, gone = ROOM, 0
+      gone = 0
       if key.stop == key.at then
         base = first
       end
-      parts[1] = 'w' .. write7(base) .. sub(key.log or '', key.at, key.stop - 1)
+      parts[1] = pack('>c1I7', 'w', base) .. sub(key.log or '', key.at, key.stop - 1)
     end
     for _, slice in ipairs(slices) do
-      parts[#parts + 1] = write6(slice - base, key.changed[slice])
+      parts[#parts + 1] = pack('>I2I4', slice - base, key.changed[slice])
     end
-    parts[#parts + 1] = rep('\0', room * WEIGHT) .. char(room) .. write6(gone, key.count) .. write7(key.time)
+    parts[#parts + 1] = pack('>BI2I4I7', 0, gone, key.count, key.time)
     local time = math.max(slices[1] and last * key.slice or key.last, key.time) -- others may stand at the last one
-    if whole then
-      call('SET', key.name, table.concat(parts), 'PX', lives(key, time))
-    else
-      call('SETRANGE', key.name, key.stop - 1, table.concat(parts))
-      renew(key, time)
-    end
+    write(key, not whole and key.stop, table.concat(parts), time)
   end
 
   -- put has units leave with a slice.
@@ -394,7 +289,7 @@ local function seldom()
       delete(key.leases)
       call('HSET', key.leases, FORGOTTEN, '')
     end
-    call('HSET', key.leases, key.id, write7(key.time) .. write7(key.time + length) .. sub(write6(0, takes), 3) .. sub(write6(0, key.cost), 3))
+    call('HSET', key.leases, key.id, pack('>I7I7I4I4', key.time, key.time + length, takes, key.cost))
     call('PEXPIRE', key.leases, KNOWN)
   end
 
@@ -403,28 +298,26 @@ local function seldom()
   function others.granted(key)
     local found = call('HGET', key.leases, key.id)
     if found then
-      return read7(found, 1), read4(found, 15)
+      return unpack('>I7xxxxxxxI4', found)
     end
   end
 
-  -- raise makes an exact log whose limit has been raised a sliced one, to be written
-  -- with the next take.
-  function others.raise(key)
+  -- raised is an exact log whose limit has been raised, as a sliced one.
+  function others.raised(key)
     local slice, parts, last, units = ceil(key.window / 200), {}, nil, 0
     local base = ceil((key.first or key.time) / slice)
     for _, one in ipairs(entries(key)) do
       local at = ceil(one.time / slice)
       if last and at > last then
-        parts[#parts + 1] = write6(last - base, units)
+        parts[#parts + 1] = pack('>I2I4', last - base, units)
         units = 0
       end
       last, units = at, units + one.units
     end
     if last then
-      parts[#parts + 1] = write6(last - base, units)
+      parts[#parts + 1] = pack('>I2I4', last - base, units)
     end
-    open(key, 'w' .. write7(base) .. table.concat(parts) .. char(0) .. write6(0, key.count) .. write7(key.time))
-    key.raised = true
+    return pack('>c1I7', 'w', base) .. table.concat(parts) .. pack('>BI2I4I7', 0, 0, key.count, key.time)
   end
 
   -- leased says how many takes there may be in a lease: none near a limit, nor
@@ -523,11 +416,13 @@ local function seldom()
     if key.slice and key.first then
       local found = call('HGETALL', key.leases)
       for i = 1, #found, 2 do
-        local lease = found[i + 1]
         if found[i] == FORGOTTEN then
           from = slice_of(key, key.time)
-        elseif read4(lease, 15) > 0 then
-          held[#held + 1] = {slice = slice_of(key, read7(lease, 8)), units = read4(lease, 15) * read4(lease, 19)}
+        else
+          local stop, takes, cost = unpack('>xxxxxxxI7I4I4', found[i + 1])
+          if takes > 0 then
+            held[#held + 1] = {slice = slice_of(key, stop), units = takes * cost}
+          end
         end
       end
     end
@@ -555,49 +450,110 @@ local function seldom()
   return others
 end
 
-local reply, names, others = {now}, 0, nil
+local reply, names, others = pack('>I8', now), 0, nil
 local text, at = ARGV[2], 1
 while at <= #text do
-  local verb, id, many = byte(text, at), sub(text, at + 1, at + 9), nil
-  local a, b, c, d, e, f, g, h, i, j, k, l, m = byte(text, at + 10, at + 19)
-  local wanted, length, logs = ((a * 256 + b) * 256 + c) * 256 + d, ((e * 256 + f) * 256 + g) * 256 + h, i * 256 + j
-  at = at + 20
+  local verb, id, wanted, length, logs, many
+  verb, id, wanted, length, logs, at = unpack('>Bc9I4I4I2', text, at)
+  if length > 0 then
+    others = others or seldom(now, write, pack, unpack)
+  end
   if verb == SETTLE or verb == NOTE then
-    others = others or seldom()
-    many, at = others.pairs(text, at, wanted), at + 11 * wanted
+    many, at = others.pairs(text, at, wanted)
   end
 
   local keys, longest, fits = {}, nil, true
   for n = 1, logs do
-    a, b, c, d, e, f, g, h, i, j, k, l, m = byte(text, at, at + 12)
-    at, names = at + 13, names + 1
-    local key = { -- 16 fields with those of a log: of more, Lua makes room for 32
-      id = id, name = KEYS[names], limit = ((a * 256 + b) * 256 + c) * 256 + d,
-      window = ((((e * 256 + f) * 256 + g) * 256 + h) * 256 + i) * 1000, cost = ((j * 256 + k) * 256 + l) * 256 + m,
-      time = 0, count = 0, last = 0, at = 0, base = 0,
-    }
+    local limit, window, cost, leases
+    limit, window, cost, at = unpack('>I4I5I4', text, at)
+    names, window = names + 1, window * 1000
+    local name, key, raised, given = KEYS[names], nil, false, false
     if length > 0 then
       names = names + 1
-      key.leases = KEYS[names]
+      leases = KEYS[names]
     end
-    open(key, call('GET', key.name) or nil)
-    if verb == GIVE then
-      others = others or seldom()
-      others.give(key)
-      open(key, call('GET', key.name) or nil)
+    local log = call('GET', name)
+    -- Reads a log: the units within the window that ends at the key's own time, the place
+    -- of the first of them, and the times of the first and of the last. The key's time
+    -- never runs backwards, also when the server's does. It is not the request's:
+    -- another key's time would free this one's early. A log that is sliced remains so
+    -- while it lives.
+    while true do
+      local kind, time, last, count, base, place, first, sum, slice, stop = log and byte(log), now, 0, 0, 0
+      if not log and limit <= EXACT then
+        place, sum = EXACT_HEAD + 1, 0
+      elseif not log then
+        slice = ceil(window / 200)
+        place, stop, base = SLICED_HEAD + 1, SLICED_HEAD + 1, ceil(now / slice)
+      elseif kind == 101 and #log > EXACT_HEAD and (#log - EXACT_HEAD) % ENTRY == 0 then -- 'e'
+        last, sum = unpack('>I7I3', log, #log - ENTRY + 1)
+        if last > now then
+          time = last
+        end
+        if last > time - window then
+          base, first = unpack('>xI3I7', log)
+          place = EXACT_HEAD + 1
+          while first <= time - window do
+            base, first = unpack('>I3xxxxxxxxxI7', log, place + 7)
+            place = place + ENTRY
+          end
+        else
+          base, place = sum, #log + 1
+        end
+        count = (sum - base) % SUMS
+      elseif kind == 119 and #log >= SLICED_HEAD + TAIL and (#log - SLICED_HEAD - TAIL) % WEIGHT == 0 then -- 'w'
+        local room, left, newest, ends, units
+        slice, base = ceil(window / 200), unpack('>I7', log, 2)
+        room, left, count, newest = unpack('>BI2I4I7', log, #log - TAIL + 1)
+        place, stop = SLICED_HEAD + 1 + left * WEIGHT, #log - TAIL + 1 - room * WEIGHT
+        if newest > now then
+          time = newest
+        end
+        raised = raised or room > 0
+        while place < stop do
+          ends, units = unpack('>I2I4', log, place)
+          ends = (base + ends) * slice
+          if ends > time - window then
+            first = ends
+            break
+          end
+          count, place = count - units, place + WEIGHT
+        end
+        if stop > SLICED_HEAD + 1 then
+          last = (base + unpack('>I2', log, stop - WEIGHT)) * slice
+        end
+      else
+        error('WRONGTYPE a key is no log of takes')
+      end
+      key = { -- 16 fields with those of the one or the other kind: of more, Lua makes room for 32
+        id = id, name = name, leases = leases, limit = limit, window = window, cost = cost, log = log,
+        time = time, count = count, first = first, last = last, at = place, base = base,
+      }
+      if slice then
+        key.slice, key.stop = slice, stop
+      else
+        key.sum = sum
+      end
+      if verb == GIVE and not given then
+        others.give(key)
+        log, given = call('GET', name), true
+      elseif limit > EXACT and not slice then
+        others = others or seldom(now, write, pack, unpack)
+        log, raised = others.raised(key), true
+      else
+        break
+      end
     end
-    if key.limit > EXACT and not key.slice then
-      others = others or seldom()
-      others.raise(key)
+    if raised then
+      key.raised = true -- it is to be written whole
     end
-    if not key.slice and (not longest or key.window > longest.window) then
+    if not key.slice and (not longest or window > longest.window) then
       longest = key
     end
-    keys[n], fits = key, fits and key.count + key.cost <= key.limit
+    keys[n], fits = key, fits and key.count + cost <= limit
   end
 
   if many or verb == RESET then
-    others = others or seldom()
     for _, key in ipairs(keys) do
       others[verb](key, length, many)
     end
@@ -605,9 +561,8 @@ while at <= #text do
     local before, takes
     if verb == TAKE and longest then
       local found = longest.log and string.find(longest.log, id, EXACT_HEAD, true)
-      before = found and read7(longest.log, found - 10)
+      before = found and unpack('>I7', longest.log, found - 10)
     elseif verb == TAKE and length > 0 then
-      others = others or seldom()
       before, takes = others.granted(keys[1])
     end
     if verb == TAKE and fits and not before then
@@ -615,16 +570,37 @@ while at <= #text do
       local gives = length > 0 and wanted == 0
       for n = 1, #keys do
         local key = keys[n]
-        if not key.slice then
-          add(key)
-        elseif takes > 0 or gives or not append(key) then
-          others = others or seldom()
+        local log, time, slice = key.log, key.time, key.slice
+        local ends = slice and ceil(time / slice)
+        if not slice then
+          local added = pack('>I7I3c9', time, (key.sum + key.cost) % SUMS, id)
+          if log and key.at <= EXACT_HEAD + STALE * ENTRY then
+            write(key, #log + 1, added, time)
+          else -- what has left is cut off
+            write(key, false, pack('>c1I3', 'e', key.base) .. sub(log or '', key.at) .. added, time)
+          end
+          key.count, key.first = key.count + key.cost, key.first or time
+        elseif takes > 0 or gives or key.raised or key.last > ends * slice or ends < key.base or ends - key.base > SPAN then
+          others = others or seldom(now, write, pack, unpack)
           others.take(key, takes, length, gives)
+        else -- at its end
+          local units, place, left = key.cost, key.stop, (key.at - SLICED_HEAD - 1) / WEIGHT
+          if key.last == ends * slice then
+            place = place - WEIGHT
+            units = units + unpack('>I4', log, place + 2)
+          end
+          key.count, key.first = key.count + key.cost, key.first or ends * slice
+          if log and left <= STALE then
+            write(key, place, pack('>I2I4BI2I4I7', ends - key.base, units, 0, left, key.count, time), ends * slice)
+          else -- what has left is cut off
+            local kept = pack('>c1I7', 'w', key.base) .. sub(log or '', key.at, place - 1)
+            write(key, false, kept .. pack('>I2I4BI2I4I7', ends - key.base, units, 0, 0, key.count, time), ends * slice)
+          end
         end
       end
     end
 
-    local admitted, n = (fits or before) and 1 or 0, #reply
+    local admitted = (fits or before) and 1 or 0
     if verb == TAKE and admitted == 0 then
       for _, key in ipairs(keys) do
         if key.slice and key.last + SETTLED > key.time then
@@ -632,12 +608,12 @@ while at <= #text do
         end
       end
     end
-    reply[n + 1], reply[n + 2] = admitted, takes or 0
+    reply = reply .. pack('>I8I8', admitted, takes or 0)
     for k = 1, #keys do
       local key, reset, retry = keys[k], 0, 0
       local over = key.count - key.limit
       if key.count > 0 then
-        reset = leaves(key, over > 0 and over or 0)
+        reset = over > 0 and leaves(key, over) or key.first + key.window - now
       end
       if verb == TAKE and admitted == 1 then
         retry = (before or key.time) - now
@@ -646,7 +622,7 @@ while at <= #text do
       elseif over + key.cost > 0 then
         retry = leaves(key, over + key.cost - 1)
       end
-      reply[n + 3 * k], reply[n + 3 * k + 1], reply[n + 3 * k + 2] = over < 0 and -over or 0, reset, retry
+      reply = reply .. pack('>I8I8i8', over < 0 and -over or 0, reset, retry)
     end
   end
 end
