@@ -48,7 +48,8 @@
 -- Redis makes the functions of a script anew with each call, and a place for each
 -- variable that they share. So what each take needs is in no function, and what few
 -- takes need is within 'seldom', which makes it when it is called for, and shares
--- nothing. What is called a number here is that number in the script that Redis has.
+-- nothing. It also reads each byte of each new string, for its hash: so there are few,
+-- and short ones. What is called a number here is that number in the script that Redis has.
 local TAKE = 116 -- 't'
 local GIVE = 103 -- 'g'
 local SETTLE = 115 -- 's'
@@ -450,7 +451,7 @@ local function seldom(now, write, pack, unpack)
   return others
 end
 
-local reply, names, others = pack('>I8', now), 0, nil
+local replies, names, others = {}, 0, nil
 local text, at = ARGV[2], 1
 while at <= #text do
   local verb, id, wanted, length, logs, many
@@ -608,9 +609,9 @@ while at <= #text do
         end
       end
     end
-    reply = reply .. pack('>I8I8', admitted, takes or 0)
-    for k = 1, #keys do
-      local key, reset, retry = keys[k], 0, 0
+    local reply
+    for n = 1, #keys do
+      local key, reset, retry = keys[n], 0, 0
       local over = key.count - key.limit
       if key.count > 0 then
         reset = over > 0 and leaves(key, over) or key.first + key.window - now
@@ -622,8 +623,14 @@ while at <= #text do
       elseif over + key.cost > 0 then
         retry = leaves(key, over + key.cost - 1)
       end
-      reply = reply .. pack('>I8I8i8', over < 0 and -over or 0, reset, retry)
+      local left = over < 0 and -over or 0
+      if n == 1 then
+        reply = pack('>I8I8I8I8i8', admitted, takes or 0, left, reset, retry)
+      else
+        reply = reply .. pack('>I8I8i8', left, reset, retry)
+      end
     end
+    replies[#replies + 1] = reply
   end
 end
-return reply
+return pack('>I8', now) .. (replies[2] and table.concat(replies) or replies[1] or '')
