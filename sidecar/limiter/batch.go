@@ -34,11 +34,9 @@ type command struct {
 	alone bool
 	// deadline of the answer.
 	deadline time.Time
-	// done receives when reply or err is set; nil: nobody waits for that.
-	done  chan struct{}
-	reply []int64 // 2 + 3 for each quota; none for settle and note
-	read  reading // when the script ran; kept where there is a recorder
-	err   error
+	reply    []int64 // 2 + 3 for each quota; none for settle and note
+	read     reading // when the script ran; kept where there is a recorder
+	err      error
 }
 
 // batcher sends takes to Redis: at once when none is on the way, and those that
@@ -53,11 +51,15 @@ type batcher struct {
 
 	mu      sync.Mutex
 	flying  int // batches
-	waiting []*command
+	waiting []*batch
 }
 
-// dones are channels that nobody has, each with room for one.
-var dones = sync.Pool{New: func() any { return make(chan struct{}, 1) }}
+// batch is commands that wait to be decided together, maxBatch at most; done is closed
+// when each has its reply, or err.
+type batch struct {
+	commands []*command
+	done     chan struct{}
+}
 
 // do has the script decide and returns when it has, or c's deadline has passed,
 // or ctx has ended. All deadlines are equally far from when do is called.
@@ -67,9 +69,8 @@ func (b *batcher) do(ctx context.Context, c *command) error {
 	}
 	b.mu.Lock()
 	if b.flying > 0 {
-		c.done = dones.Get().(chan struct{})
-		b.waiting = append(b.waiting, c)
-		if b.flying == 1 && len(b.waiting) >= secondBatch {
+		joined := b.join(c)
+		if b.flying == 1 && len(b.waiting[0].commands) >= secondBatch {
 			b.flying++
 			go b.fly(b.next())
 		}
@@ -77,8 +78,7 @@ func (b *batcher) do(ctx context.Context, c *command) error {
 		// It waits for its deadline at most: every batch ends by that of its first, and
 		// those before it began to wait earlier.
 		select {
-		case <-c.done:
-			dones.Put(c.done)
+		case <-joined.done:
 			return c.err
 		case <-ctx.Done():
 			return ctx.Err()
@@ -99,24 +99,35 @@ func (b *batcher) do(ctx context.Context, c *command) error {
 	return c.err
 }
 
-// next takes the commands that go next; the caller holds mu. Without any, its
-// batch flies no more.
-func (b *batcher) next() []*command {
-	n := min(len(b.waiting), maxBatch)
-	if n == 0 {
+// join adds a command to the last batch that waits; the caller holds mu.
+func (b *batcher) join(c *command) *batch {
+	last := len(b.waiting) - 1
+	if last < 0 || len(b.waiting[last].commands) == maxBatch {
+		b.waiting = append(b.waiting, &batch{commands: make([]*command, 0, secondBatch), done: make(chan struct{})})
+		last++
+	}
+	b.waiting[last].commands = append(b.waiting[last].commands, c)
+	return b.waiting[last]
+}
+
+// next is the batch that goes next; the caller holds mu. Without any, its batch flies
+// no more.
+func (b *batcher) next() *batch {
+	if len(b.waiting) == 0 {
 		b.flying--
 		return nil
 	}
-	batch := append([]*command(nil), b.waiting[:n]...)
-	b.waiting = slices.Delete(b.waiting, 0, n)
-	return batch
+	next := b.waiting[0]
+	b.waiting = slices.Delete(b.waiting, 0, 1)
+	return next
 }
 
 // fly sends batch after batch until none waits.
-func (b *batcher) fly(batch []*command) {
+func (b *batcher) fly(batch *batch) {
 	for batch != nil {
-		ctx, cancel := context.WithDeadline(context.Background(), batch[0].deadline)
-		b.send(ctx, batch)
+		ctx, cancel := context.WithDeadline(context.Background(), batch.commands[0].deadline)
+		b.send(ctx, batch.commands)
+		close(batch.done)
 		cancel()
 		b.mu.Lock()
 		batch = b.next()
@@ -136,7 +147,8 @@ func (b *batcher) send(ctx context.Context, batch []*command) {
 	err := b.ask(ctx, all)
 	if _, ofServer := err.(redis.Error); ofServer && len(settling)+len(batch) > 1 && !redis.IsReadOnlyError(err) { //nolint:errorlint // go-redis returns it as it is
 		for _, c := range batch {
-			c.end(b.call([]*command{c}))
+			c.deadline = batch[0].deadline // nobody is told before all are
+			c.err = b.call([]*command{c})
 		}
 		b.memory.later(settling...)
 		return
@@ -145,15 +157,7 @@ func (b *batcher) send(ctx context.Context, batch []*command) {
 		b.memory.later(settling...)
 	}
 	for _, c := range batch {
-		c.end(err)
-	}
-}
-
-// end tells whoever waits.
-func (c *command) end(err error) {
-	c.err = err
-	if c.done != nil {
-		c.done <- struct{}{}
+		c.err = err
 	}
 }
 

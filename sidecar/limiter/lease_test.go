@@ -274,7 +274,7 @@ func TestLeaseOfATakeThatIsGivenUpIsGivenBack(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	returned := make(chan error)
 	go func() { returned <- b.batch.do(ctx, given) }()
-	next := func() []*command {
+	next := func() *batch {
 		b.batch.mu.Lock()
 		defer b.batch.mu.Unlock()
 		if len(b.batch.waiting) == 0 {
@@ -282,14 +282,14 @@ func TestLeaseOfATakeThatIsGivenUpIsGivenBack(t *testing.T) {
 		}
 		return b.batch.next()
 	}
-	var batch []*command
-	eventually(t, "the take waits", func() bool { batch = next(); return batch != nil })
+	var waits *batch
+	eventually(t, "the take waits", func() bool { waits = next(); return waits != nil })
 	cancel()
 	if err := <-returned; err == nil {
 		t.Fatal("a take that was given up is admitted")
 	}
 	b.memory.failed(takes, request{want: given.want, hash: b.memory.hash(takes)}, given)
-	b.batch.fly(batch)
+	b.batch.fly(waits)
 	b.settle(b.memory.unsettled())
 	if n := units(t, server.Client(), quotas[0].key); n != 1 {
 		t.Errorf("%d units are counted, want the 1 that was asked for", n)
@@ -323,7 +323,11 @@ func TestTakesThatAreGivenUpAreForgotten(t *testing.T) {
 	waiting := func() int {
 		batch.mu.Lock()
 		defer batch.mu.Unlock()
-		return len(batch.waiting) + batch.flying
+		n := batch.flying
+		for _, b := range batch.waiting {
+			n += len(b.commands)
+		}
+		return n
 	}
 	eventually(t, "takes wait", func() bool { return waiting() > len(takes)/2 })
 	cancel()
