@@ -270,6 +270,27 @@ func tellThrice(t *testing.T, url string, client redis.UniversalClient) {
 	}
 }
 
+// Reports of more than a log can count refuse, and are not counted from 0 again.
+func TestReportsCountToTheirBound(t *testing.T) {
+	t.Parallel()
+	server, embedded := redistest.Start(t), miniredis.RunT(t)
+	for _, url := range []string{server.URL(), "redis://" + embedded.Addr()} {
+		l, take := newLimiter(t, url), sharedTake("greedy", maxRequests, 5)
+		for second := range int64(5) {
+			told := &command{
+				verb: verbNote, id: newID(), quotas: mustQuotas(t, []Take{take}), length: int64(time.Second),
+				uses: []use{{MaxCost, second * 1_000_000}}, deadline: time.Now().Add(patience),
+			}
+			if err := l.backend.alone().call([]*command{told}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if d := mustTake(t, l, take); d.Admitted {
+			t.Errorf("admitted after reports of five times the limit, %d remain", d.Quotas[0].Remaining)
+		}
+	}
+}
+
 // What many sidecars report of a small limit is bounded in Redis.
 func TestReportsAreBounded(t *testing.T) {
 	t.Parallel()

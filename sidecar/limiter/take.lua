@@ -76,7 +76,7 @@ if not now then
 end
 
 local struct = rawget(_G, 'struct')
-if not struct then -- what is used of it, for servers that do not have it
+if not struct or struct.size('l') < 8 then -- what is used of it, for servers that do not have it, or for 32 bits
   struct = {}
   function struct.pack(format, ...)
     local values, text = {...}, ''
@@ -154,6 +154,7 @@ local function seldom(now, write, pack, unpack)
   local call, sub, ceil, floor = redis.call, string.sub, math.ceil, math.floor
   local SHARE = 8 -- a lease is at most such a part of what remains
   local MOST = 512 -- units of an exact log, where they are noted
+  local COUNTED = 4294967295 -- units of a sliced log, far above any limit
   local NOTES = 1024 -- ids of notes of a log: of more, all are forgotten
   local OPEN = 64 -- leases of a log: of more, all are forgotten, and leave with their window
   local KNOWN = 21000 -- milliseconds for which a lease or a note is known: twice the longest lease, and one
@@ -390,15 +391,14 @@ local function seldom(now, write, pack, unpack)
     if others.granted(key) then
       return
     end
-    local list, room = not key.slice and entries(key), MOST - key.count
+    local list, room = not key.slice and entries(key), (key.slice and COUNTED or MOST) - key.count
     for i = #uses, 1, -1 do
-      local time, units = key.time - uses[i].within, uses[i].takes
-      if key.slice then
-        if slice_of(key, time) * key.slice > key.time - key.window then
-          put(key, slice_of(key, time), units)
-        end
-      elseif time > key.time - key.window and room > 0 then
-        list[#list + 1] = {time = time, units = math.min(units, room), id = key.id}
+      local time, units = key.time - uses[i].within, math.min(uses[i].takes, room)
+      if units > 0 and key.slice and slice_of(key, time) * key.slice > key.time - key.window then
+        put(key, slice_of(key, time), units)
+        room = room - units
+      elseif units > 0 and not key.slice and time > key.time - key.window then
+        list[#list + 1] = {time = time, units = units, id = key.id}
         room = room - units
       end
     end
