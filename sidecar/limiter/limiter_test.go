@@ -261,3 +261,28 @@ func TestMetrics(t *testing.T) {
 		}
 	}
 }
+
+// A sliced log that a sidecar of the version before has written, with room for more
+// entries before its tail, is read, and written without.
+func TestLogWithRoomIsRead(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	l, client, take := newLimiter(t, server.URL()), server.Client(), perMinute("alice", 200)
+	l.clock = func() int64 { return epoch }
+	slice := sliceOf(take.Limits[0])
+	text := appendNumber([]byte("w"), (epoch+slice-1)/slice, 7)
+	text = appendNumber(appendNumber(text, 0, 2), 5, 4) // five units in the first slice
+	text = append(text, make([]byte, 16*6)...)
+	text = appendNumber(append(text, 16, 0, 0), 5, 4)
+	text = appendNumber(text, epoch, 7)
+	key := mustQuotas(t, []Take{take})[0].key
+	if err := client.Set(t.Context(), key, text, time.Minute).Err(); err != nil {
+		t.Fatal(err)
+	}
+	for left := int64(194); left > 191; left-- { // with the first it is written anew
+		if d := mustTakeAnew(t, l, take); !d.Admitted || d.Quotas[0].Remaining != left {
+			t.Fatalf("want %d to remain: %+v", left, d)
+		}
+		checkSliced(t, client.Get(t.Context(), key).Val())
+	}
+}

@@ -225,7 +225,7 @@ local function seldom(now, write, pack, unpack)
   end
 
   -- save writes what has changed: from there to the end of the log, or all of it,
-  -- without what has left, if there is no room or its slices count from another.
+  -- without what has left, if it becomes shorter or its slices count from another.
   local function save(key)
     if not key.changed then
       return
