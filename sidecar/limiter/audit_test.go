@@ -77,7 +77,7 @@ func floodFor(t *testing.T, duration time.Duration, take Take, limiters ...*Limi
 func TestRecordsTell(t *testing.T) {
 	t.Parallel()
 	url, other := redistest.Start(t).URL(), redistest.Start(t).URL()
-	for _, limit := range []int64{20, 1000} {
+	for _, limit := range []int64{20, 200} {
 		take := Take{Namespace: "n", Service: "s", Identity: "u", Limits: []ruleset.Limit{{Requests: limit, WindowMillis: 500}}}
 		for _, c := range []struct {
 			urls []string
@@ -92,6 +92,9 @@ func TestRecordsTell(t *testing.T) {
 			take.Identity = strconv.FormatBool(c.over)
 			admitted := floodFor(t, 1500*time.Millisecond, take, limiters...)
 			v := judged(t, files...)
+			for late := time.Now().Add(patience); c.over && len(v.Violations) == 0 && time.Now().Before(late); v = judged(t, files...) {
+				admitted += floodFor(t, 500*time.Millisecond, take, limiters...) // on a busy machine they reach no limit at once
+			}
 			if over := len(v.Violations) > 0; over != c.over {
 				t.Errorf("limit %d, a Redis each: %v; judged over: %v; %v", limit, c.over, over, v.Violations)
 			}

@@ -84,7 +84,7 @@ func TestOutages(t *testing.T) {
 				eventually(t, "it admits", admits(l, take))
 				test.fail(server)
 			}
-			failing(t, l, take)
+			failing(t, l, perMinute("another, of whom there is no lease", 1_000_000))
 			eventually(t, "the gauge is 0", func() bool { return testutil.ToFloat64(l.metrics.up) == 0 })
 			if err := l.Ping(t.Context()); !errors.Is(err, ErrStore) {
 				t.Errorf("Ping: error %v, want ErrStore", err)
