@@ -136,28 +136,36 @@ func (b *batcher) fly(batch *batch) {
 }
 
 // send has the script decide on a batch, which brings along leases that are to be
-// settled. When it fails on one of several, each is asked again by itself: what is
-// wrong with one is not the others' fault, and a take that was counted counts once.
+// settled, and such that are needed next. When it fails on one of several, each of the
+// batch is asked again by itself: what is wrong with one is not the others' fault, and a
+// take that was counted counts once.
 func (b *batcher) send(ctx context.Context, batch []*command) {
 	settling := b.memory.along(maxBatch - len(batch))
+	leases := b.memory.ahead(min(maxAhead, maxBatch-len(batch)-len(settling)))
 	all := batch
-	if len(settling) > 0 {
+	if len(settling)+len(leases) > 0 {
 		all = append(settling[:len(settling):len(settling)], batch...)
+		for _, a := range leases {
+			all = append(all, &a.command)
+		}
 	}
 	err := b.ask(ctx, all)
-	if _, ofServer := err.(redis.Error); ofServer && len(settling)+len(batch) > 1 && !redis.IsReadOnlyError(err) { //nolint:errorlint // go-redis returns it as it is
-		for _, c := range batch {
+	if err == nil {
+		b.memory.bring(leases)
+	} else {
+		b.memory.later(settling...)
+		for _, a := range leases {
+			b.memory.failed(a.takes, a.request, &a.command)
+		}
+	}
+	_, ofServer := err.(redis.Error) //nolint:errorlint // go-redis returns it as it is
+	again := ofServer && len(all) > 1 && !redis.IsReadOnlyError(err)
+	for _, c := range batch {
+		c.err = err
+		if again {
 			c.deadline = batch[0].deadline // nobody is told before all are
 			c.err = b.call([]*command{c})
 		}
-		b.memory.later(settling...)
-		return
-	}
-	if err != nil {
-		b.memory.later(settling...)
-	}
-	for _, c := range batch {
-		c.err = err
 	}
 }
 

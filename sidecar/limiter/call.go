@@ -30,9 +30,10 @@ func inlined(script string) string {
 	return script
 }
 
-// The script's verbs: take, peek, give, settle, note, reset.
+// The script's verbs: take, lease, peek, give, settle, note, reset.
 const (
 	verbTake   byte = 't'
+	verbLease  byte = 'l'
 	verbPeek   byte = 'p'
 	verbGive   byte = 'g'
 	verbSettle byte = 's'
@@ -247,21 +248,28 @@ func (c *call) run(verb byte, group []int) (asked *command, err error) {
 		}
 		return asked, err
 	}
-	took := verb == verbTake && asked.admitted()
 	for n, i := range group {
-		q := &c.decision.Quotas[i]
-		*q = Quota{
-			Take: c.quotas[i].take, Limit: c.quotas[i].limit,
-			Remaining: asked.reply[2+3*n],
-			Reset:     micros(asked.reply[3+3*n]),
-		}
-		if !took {
-			q.RetryAfter = micros(asked.reply[4+3*n])
-		} else if c.times != nil {
+		c.decision.Quotas[i] = asked.quota(n)
+		if c.times != nil && asked.took() {
 			c.times[i] = asked.time(n)
 		}
 	}
 	return asked, nil
+}
+
+// took reports whether the script has taken what was asked for.
+func (c *command) took() bool { return (c.verb == verbTake || c.verb == verbLease) && c.admitted() }
+
+// quota is what the script has answered of one.
+func (c *command) quota(n int) Quota {
+	q := Quota{
+		Take: c.quotas[n].take, Limit: c.quotas[n].limit,
+		Remaining: c.reply[2+3*n], Reset: micros(c.reply[3+3*n]),
+	}
+	if !c.took() {
+		q.RetryAfter = micros(c.reply[4+3*n])
+	}
+	return q
 }
 
 // hurried reports whether the caller has left the store less than its timeout

@@ -2,6 +2,7 @@ package limiter
 
 import (
 	"hash/maphash"
+	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -27,6 +28,8 @@ type memory struct {
 	// now is a clock in nanoseconds that never steps.
 	now    func() int64
 	shards [shardCount]shard
+	// pressing are to be asked for ahead.
+	pressing pressing
 	// ledger is told what was admitted.
 	ledger *ledger
 	// recorder, too, if there is one.
@@ -66,6 +69,11 @@ type entry struct {
 	// held leases or did not.
 	leased  bool
 	refused uint8
+	// pressing: it is asked for on and on though it was refused. asked is how often since Redis was
+	// heard, and denied when it was refused last, both by this process alone.
+	pressing bool
+	asked    uint32
+	denied   int64
 	// states of the quotas at a time; refused until another.
 	states []state
 	at     int64
@@ -84,7 +92,9 @@ type state struct {
 }
 
 func newMemory(ledger *ledger, recorder *recorder) *memory {
-	return &memory{seed: maphash.MakeSeed(), now: ledger.now, ledger: ledger, recorder: recorder}
+	m := &memory{seed: maphash.MakeSeed(), now: ledger.now, ledger: ledger, recorder: recorder}
+	m.pressing.due.Store(math.MaxInt64)
+	return m
 }
 
 func (m *memory) hash(takes []Take) uint64 {
@@ -140,7 +150,8 @@ func (e *entry) is(takes []Take) bool {
 
 // answer decides without Redis, if it can. It writes into the memory of quotas.
 func (m *memory) answer(takes []Take, quotas []Quota) (decision Decision, decided bool) {
-	s, e := m.at(m.hash(takes))
+	hash := m.hash(takes)
+	s, e := m.at(hash)
 	defer s.mu.Unlock()
 	if e == nil || !e.is(takes) {
 		return Decision{}, false
@@ -148,13 +159,18 @@ func (m *memory) answer(takes []Take, quotas []Quota) (decision Decision, decide
 	now := m.now()
 	e.seen = now
 	switch {
-	case now < e.until:
-		decision.Quotas = e.quotasAt(quotas[:0], now)
-		decision.RetryAfter = retryAfter(decision.Quotas)
 	case e.lease != nil && e.lease.use(now):
+		e.asked++
+		if e.pressing && e.lease.left == 0 {
+			m.pressing.sooner(e.until)
+		}
 		decision.Admitted = true
-		decision.Quotas = e.quotasAt(quotas[:0], now)
+		decision.Quotas = e.quotasAt(quotas[:0], now, true)
 		m.recorder.leased(e, decision.Quotas, now)
+	case now < e.until:
+		m.deny(e, hash, now)
+		decision.Quotas = e.quotasAt(quotas[:0], now, false)
+		decision.RetryAfter = retryAfter(decision.Quotas)
 	default:
 		return Decision{}, false
 	}
@@ -162,8 +178,8 @@ func (m *memory) answer(takes []Take, quotas []Quota) (decision Decision, decide
 }
 
 // quotasAt appends the quotas as far as they are known. What is left of the lease
-// remains to be taken here.
-func (e *entry) quotasAt(quotas []Quota, now int64) []Quota {
+// remains to be taken here, if they are admitted.
+func (e *entry) quotasAt(quotas []Quota, now int64, admitted bool) []Quota {
 	passed := time.Duration(now - e.at)
 	for i := range e.takes {
 		for _, limit := range e.takes[i].Limits {
@@ -172,7 +188,10 @@ func (e *entry) quotasAt(quotas []Quota, now int64) []Quota {
 			if e.lease != nil {
 				q.Remaining += e.lease.left * max(e.takes[i].Cost, 1)
 			}
-			if q.RetryAfter > 0 {
+			switch {
+			case admitted:
+				q.RetryAfter = 0
+			case q.RetryAfter > 0:
 				q.RetryAfter = max(q.RetryAfter-passed, 1)
 			}
 			quotas = append(quotas, q)
@@ -215,9 +234,15 @@ func (m *memory) asks(takes []Take) request {
 		return r
 	}
 	r.settle = m.end(e, r.start)
+	if e.pressing {
+		r.length = aheadLength(sliceLength(takes), r.start)
+	}
 	if r.length > 0 && since < r.length {
 		e.asking = true
-		if r.want = e.want; r.want == 0 { // as many as come at this pace
+		switch r.want = e.want; {
+		case e.pressing:
+			r.want = e.pace(r.start, r.length)
+		case r.want == 0: // as many as come at this pace
 			r.want = min(max(r.length/max(since, 1), 1), firstLease(takes))
 		}
 	}
@@ -299,7 +324,9 @@ func (m *memory) learn(takes []Take, r request, c *command, d Decision) {
 	var leased int64
 	if d.Admitted {
 		leased = c.reply[1]
-		m.ledger.record(takes, 1, 0)
+		if c.verb == verbTake {
+			m.ledger.record(takes, 1, 0)
+		}
 	}
 	s, e := m.at(r.hash)
 	defer s.mu.Unlock()
@@ -324,6 +351,9 @@ func (m *memory) learn(takes []Take, r request, c *command, d Decision) {
 			e.lease.counted = &counted{times: c.times(), read: c.read}
 		}
 	}
+	if e.pressing {
+		m.pressing.sooner(e.needs(now))
+	}
 }
 
 // hear keeps a decision that was asked for at a time, where others have leases or not.
@@ -342,10 +372,35 @@ func (e *entry) hear(asked, now int64, d Decision, leased bool) {
 	case e.until > 0 && asked >= e.until: // others were asked for along with the one before
 		e.refused = min(e.refused+1, doubled)
 	}
-	e.at, e.until, e.leased = now, 0, leased
-	if !d.Admitted && d.RetryAfter > 0 {
+	e.at, e.until, e.leased, e.asked = now, 0, leased, 0
+	switch {
+	case d.Admitted:
+		if last := e.last(); last > 0 {
+			e.until = asked + int64(min(last, maxLeasedDenial))
+		}
+	case d.RetryAfter > 0:
 		e.until = asked + int64(min(d.RetryAfter, longest<<e.refused))
 	}
+}
+
+// last is for how long takes of one unit that were admitted are the last, since they left
+// nothing of some quota; 0 when they are not, or it is not known.
+func (e *entry) last() (longest time.Duration) {
+	i := 0
+	for n := range e.takes {
+		for range e.takes[n].Limits {
+			switch s := &e.states[i]; {
+			case s.remaining >= max(e.takes[n].Cost, 1):
+			case e.takes[n].Cost > 1:
+				return 0
+			default:
+				s.retryAfter = s.reset
+				longest = max(longest, s.reset)
+			}
+			i++
+		}
+	}
+	return longest
 }
 
 // failed notes that Redis did not answer a request. It may have granted a lease,

@@ -64,7 +64,7 @@ type simulated struct {
 
 // Whatever becomes of five sidecars, at no instant is a caller's window over its
 // limit: they are killed with leases in hand, their answers get lost, they settle
-// late and twice, limits are edited up and down, between the kinds of logs, too,
+// late and twice, callers press on, limits are edited up and down, between the kinds of logs, too,
 // and windows reset. WEIR_FULL=1: a million steps; WEIR_SEED repeats a run.
 func TestSimulation(t *testing.T) {
 	t.Parallel()
@@ -121,6 +121,8 @@ func (s *simulation) step(step int) {
 	sidecar, caller := s.random.IntN(len(s.limiters)), s.callers[s.random.IntN(len(s.callers))]
 	b := s.limiters[sidecar].backend
 	switch what := s.random.IntN(100); {
+	case what < 5:
+		s.press(step, sidecar, caller)
 	case what < 60:
 		for range 1 + s.random.IntN(4) {
 			s.ask(step, sidecar, caller)
@@ -168,6 +170,19 @@ func (s *simulation) step(step int) {
 		}
 		caller.admitted = nil
 		s.resets++
+	}
+}
+
+// press has all callers ask on and on, at two sidecars, about when one of them is admitted again.
+func (s *simulation) press(step, sidecar int, caller *simulated) {
+	if d, err := s.limiters[sidecar].Remaining(s.t.Context(), []Take{caller.take}); err == nil && d.RetryAfter > time.Second {
+		s.now += (d.RetryAfter - time.Second).Microseconds()
+	}
+	for range 300 {
+		s.now += s.random.Int64N(15_000)
+		at := (sidecar + s.random.IntN(2)) % len(s.limiters)
+		s.stores[at].lose = s.random.IntN(100) == 0
+		s.ask(step, at, s.callers[s.random.IntN(len(s.callers))])
 	}
 }
 

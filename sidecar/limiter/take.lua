@@ -24,6 +24,7 @@
 -- milliseconds (5) and cost (4).
 --   t take    the numbers are how many more such takes are wanted for a lease, and
 --             its length in microseconds. A length alone: 'give' may follow.
+--   l lease   the same, of at least one: nothing is taken but the lease.
 --   p peek    0 0
 --   g give    0 and the take's length: takes back what the take of that id took
 --   s settle  the numbers are the pairs that follow at once, and the lease's
@@ -51,6 +52,7 @@
 -- nothing. It also reads each byte of each new string, for its hash: so there are few,
 -- and short ones. What is called a number here is that number in the script that Redis has.
 local TAKE = 116 -- 't'
+local LEASE = 108 -- 'l'
 local GIVE = 103 -- 'g'
 local SETTLE = 115 -- 's'
 local NOTE = 110 -- 'n'
@@ -152,7 +154,7 @@ end
 
 local function seldom(now, write, pack, unpack)
   local call, sub, ceil, floor = redis.call, string.sub, math.ceil, math.floor
-  local SHARE = 8 -- a lease is at most such a part of what remains
+  local SHARE = 8 -- a lease that is longer than a slice is at most such a part of what remains
   local MOST = 512 -- units of an exact log, where they are noted
   local COUNTED = 4294967295 -- units of a sliced log, far above any limit
   local NOTES = 1024 -- ids of notes of a log: of more, all are forgotten
@@ -322,22 +324,25 @@ local function seldom(now, write, pack, unpack)
     return pack('>c1I7', 'w', base) .. table.concat(parts) .. pack('>BI2I4I7', 0, 0, key.count, key.time)
   end
 
-  -- leased says how many takes there may be in a lease: none near a limit, nor
-  -- where an exact log must hold them.
+  -- leased says how many takes there may be in a lease, beside one: none near a limit,
+  -- unless the lease is as short as a slice, nor where an exact log must hold them.
   function others.leased(keys, wanted, length)
     for _, key in ipairs(keys) do
       if not key.slice or key.limit <= EXACT or key.window < 5 * length then
         return 0
       end
-      wanted = math.min(wanted, floor((key.limit - key.count - key.cost) / key.cost / SHARE))
+      local remain = floor((key.limit - key.count - key.cost) / key.cost)
+      wanted = math.min(wanted, length <= key.slice and remain or floor(remain / SHARE))
     end
     return math.max(0, wanted)
   end
 
-  -- take records a take in a sliced log, and those of its lease. They can be taken
+  -- take records so many takes in a sliced log, and those of a lease. They can be taken
   -- back if they are leased, or the caller says so.
-  function others.take(key, takes, length, gives)
-    put(key, slice_of(key, key.time), key.cost)
+  function others.take(key, first, takes, length, gives)
+    if first > 0 then
+      put(key, slice_of(key, key.time), first * key.cost)
+    end
     if takes > 0 then
       put(key, slice_of(key, key.time + length), takes * key.cost)
     end
@@ -560,14 +565,16 @@ while at <= #text do
     end
   else
     local before, takes
-    if verb == TAKE and longest then
+    local taking, first = verb == TAKE or verb == LEASE, verb == TAKE and 1 or 0
+    if taking and longest then
       local found = longest.log and string.find(longest.log, id, EXACT_HEAD, true)
       before = found and unpack('>I7', longest.log, found - 10)
-    elseif verb == TAKE and length > 0 then
+      fits = fits and first == 1 -- an exact log has no leases
+    elseif taking and length > 0 then
       before, takes = others.granted(keys[1])
     end
-    if verb == TAKE and fits and not before then
-      takes = wanted > 0 and not longest and others.leased(keys, wanted, length) or 0
+    if taking and fits and not before then
+      takes = wanted > 0 and not longest and others.leased(keys, wanted - 1 + first, length) + 1 - first or 0
       local gives = length > 0 and wanted == 0
       for n = 1, #keys do
         local key = keys[n]
@@ -583,7 +590,7 @@ while at <= #text do
           key.count, key.first = key.count + key.cost, key.first or time
         elseif takes > 0 or gives or key.raised or key.last > ends * slice or ends < key.base or ends - key.base > SPAN then
           others = others or seldom(now, write, pack, unpack)
-          others.take(key, takes, length, gives)
+          others.take(key, first, takes, length, gives)
         else -- at its end
           local units, place, left = key.cost, key.stop, (key.at - SLICED_HEAD - 1) / WEIGHT
           if key.last == ends * slice then
@@ -602,7 +609,7 @@ while at <= #text do
     end
 
     local admitted = (fits or before) and 1 or 0
-    if verb == TAKE and admitted == 0 then
+    if taking and admitted == 0 then
       for _, key in ipairs(keys) do
         if key.slice and key.last + SETTLED > key.time then
           takes = 1
@@ -616,7 +623,7 @@ while at <= #text do
       if key.count > 0 then
         reset = over > 0 and leaves(key, over) or key.first + key.window - now
       end
-      if verb == TAKE and admitted == 1 then
+      if taking and admitted == 1 then
         retry = (before or key.time) - now
       elseif key.cost > key.limit then
         retry = -1
