@@ -278,7 +278,7 @@ func (u *Users) settle(ctx context.Context) error {
 		}
 	}
 	u.hand(next)
-	return errors.Join(err, u.removeStale(ctx, found, wanted))
+	return errors.Join(err, u.removeStale(ctx, found, wanted, now))
 }
 
 // handed is what a namespace has of the store that is the target.
@@ -323,8 +323,9 @@ func (u *Users) listed() []string {
 
 // removeStale removes the users of this cluster that have been nobody's for long
 // enough: of periods that are over, of namespaces that are gone, of former keys.
-func (u *Users) removeStale(ctx context.Context, found settled, wanted map[string]user) error {
-	r, now := &u.rounds, u.options.Now()
+// now is when those that are wanted were known, before others were handed out.
+func (u *Users) removeStale(ctx context.Context, found settled, wanted map[string]user, now time.Time) error {
+	r := &u.rounds
 	if r.namespaces == nil {
 		return nil // whose users there are is not known yet
 	}
