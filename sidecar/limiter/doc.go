@@ -22,9 +22,9 @@
 //     is admitted if nobody took meanwhile, and refused a microsecond earlier.
 //     It is negative if and only if some cost exceeds its n.
 //   - Once. A take that is sent again because its reply was lost counts once.
-//   - Bounded memory. A quota holds at most 160 entries of 19 bytes, or
-//     1,600 bytes (Redis allots up to twice that) and some 40 for each open lease; and nothing soon after its
-//     window has passed without an admission.
+//   - Bounded memory. A quota holds at most 160 entries of 19 bytes, or 1,600 bytes
+//     (Redis allots up to twice that) and some 40 for each open lease; and nothing
+//     soon after its window has passed without an admission.
 //   - Bounded time. Take and Remaining return within the store's timeout (and
 //     10 ms for the scheduler), whatever Redis and the network do.
 //
@@ -33,11 +33,11 @@
 // A limit of up to 128 has an exact log: for each identity and window a string of
 // entries, one for each take, with the time of its admission and the units taken
 // until then. The sum over (x−w, x] is a difference of two such numbers. A larger
-// one has a sliced log: the units of each 200th of the window that has some, where a unit
-// counts as if it was taken at the end of its slice. One Lua script (take.lua) reads the time, counts every quota,
-// and only if all have room writes to any of them; Redis runs scripts one at a
-// time, so what it counted is still true when it writes. A refused take
-// returns before the first write.
+// one has a sliced log: the units of each 200th of the window that has some, where a
+// unit counts as if it was taken at the end of its slice. One Lua script (take.lua)
+// reads the time, counts every quota, and only if all have room writes to any of them;
+// Redis runs scripts one at a time, so what it counted is still true when it writes. A
+// refused take returns before the first write.
 //
 // With m units in the window, a take of c over the limit n is admitted as soon
 // as m−n+c of them have left, hence when the unit of rank m−n+c−1 (from 0, the
