@@ -1,7 +1,9 @@
 package limiter
 
 import (
+	"maps"
 	"math"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -10,8 +12,9 @@ import (
 const (
 	// maxPressing bounds the takes that are known to press. Others are asked for one by one.
 	maxPressing = 1024
-	// maxAhead of them go along with one call, which keeps Redis from others for some 10 µs each.
-	maxAhead = 64
+	// maxAhead bounds the logs of the leases that go along with one call: each, and the one
+	// before that is settled, keeps Redis from others for some 50 µs.
+	maxAhead = 32
 	// windowSlices is in how many slices take.lua counts.
 	windowSlices = 200
 )
@@ -23,9 +26,11 @@ const (
 type pressing struct {
 	// due is when one of them may need Redis again, at the earliest.
 	due atomic.Int64
+	// looking lets one call at a time look at them.
+	looking sync.Mutex
 
-	mu     sync.Mutex
-	hashes []uint64
+	mu     sync.Mutex          // may be locked while a shard is
+	hashes map[uint64]struct{} // nil: nobody is noted, since no call can serve several
 }
 
 // ahead is a lease that goes along with others' takes.
@@ -39,12 +44,24 @@ type ahead struct {
 func (p *pressing) add(hash uint64) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if len(p.hashes) == maxPressing {
+	if p.hashes == nil || len(p.hashes) >= maxPressing {
 		return false
 	}
-	p.hashes = append(p.hashes, hash)
+	p.hashes[hash] = struct{}{}
 	p.sooner(0)
 	return true
+}
+
+func (p *pressing) drop(hash uint64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.hashes, hash)
+}
+
+func (p *pressing) all() []uint64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Collect(maps.Keys(p.hashes))
 }
 
 // sooner notes that one needs Redis at a time.
@@ -57,23 +74,24 @@ func (p *pressing) sooner(at int64) {
 // so again they press: who heeds Retry-After comes back once.
 func (m *memory) deny(e *entry, hash uint64, now int64) {
 	e.denied = now
-	if e.asked++; e.asked%32 == 2 && !e.pressing && leaseLength(e.takes) > 0 { // of more than maxPressing, not each asks for room
+	e.asked++
+	if e.denials++; e.denials%32 == 2 && !e.pressing && leaseLength(e.takes) > 0 { // of more than maxPressing, not each asks for room
 		e.pressing = m.pressing.add(hash)
 	}
 }
 
 // needs is until when this process can decide takes of an entry by itself, or nearly:
 // leases that end together are renewed together.
-func (e *entry) needs(now int64) int64 {
-	if l := e.lease; l != nil && l.left > 0 && now < l.end-l.length/32 {
-		return max(l.end-l.length/32, e.until)
+func (e *entry) needs() int64 {
+	if l := e.lease; l != nil && l.left > 0 {
+		return l.end - l.length/32
 	}
 	return e.until
 }
 
 // pace is twice as many takes as come in a length of time, since callers are not even.
 func (e *entry) pace(now, length int64) int64 {
-	return 2*min(int64(e.asked), maxLeaseTakes)*length/max(now-e.at, 1) + 1
+	return min(2*int64(e.asked)*length/max(now-e.at, 1)+1, maxLeaseTakes)
 }
 
 // sliceLength is that of the shortest window of some takes, in nanoseconds.
@@ -89,47 +107,43 @@ func sliceLength(takes []Take) int64 {
 
 // aheadLength is that of a lease ahead, of a slice at most. All of one slice end together.
 func aheadLength(slice, now int64) int64 {
-	return slice - now%max(slice/2, 1)
+	return (slice - now%max(slice/2, 1)) / 1000 * 1000 // in whole microseconds, as the script counts
 }
 
-// ahead hands over the leases that pressing takes need, so many at most. Each is to be
-// learnt, or failed.
+// ahead hands over the leases that pressing takes need, with so many logs at most. Each
+// is to be learnt, or failed.
 func (m *memory) ahead(most int) (leases []*ahead) {
 	p, now := &m.pressing, m.now()
-	if now < p.due.Load() || most <= 0 {
+	if now < p.due.Load() || most <= 0 || !p.looking.TryLock() {
 		return nil
 	}
-	p.mu.Lock()
-	hashes := p.hashes
-	p.hashes = nil
+	defer p.looking.Unlock()
 	p.due.Store(math.MaxInt64)
-	p.mu.Unlock()
-	press := make([]uint64, 0, len(hashes))
-	for _, hash := range hashes {
+	for _, hash := range p.all() {
 		s, e := m.at(hash)
-		if e != nil && e.pressing {
-			slice := sliceLength(e.takes)
-			switch needs := e.needs(now); {
-			case now-e.seen > 2*slice || now-e.denied > leaseLength(e.takes):
-				e.pressing = false
-			case e.asking: // whoever asks will hear when it needs Redis again
-			case needs > now:
-				p.sooner(needs)
-			case len(leases) == most:
-				p.sooner(now)
-			default:
-				leases = append(leases, m.aheadOf(e, request{start: now, length: aheadLength(slice, now), hash: hash}))
-			}
-			if e.pressing {
-				press = append(press, hash)
-			}
+		switch {
+		case e == nil || !e.pressing || e.calm(now):
+			p.drop(hash)
+		case e.asking: // whoever asks will hear when it needs Redis again
+		case e.needs() > now:
+			p.sooner(e.needs())
+		case len(e.states) > most:
+			p.sooner(now)
+		default:
+			most -= len(e.states)
+			leases = append(leases, m.aheadOf(e, request{start: now, length: aheadLength(sliceLength(e.takes), now), hash: hash}))
 		}
 		s.mu.Unlock()
 	}
-	p.mu.Lock()
-	p.hashes = append(press, p.hashes...)
-	p.mu.Unlock()
 	return leases
+}
+
+// calm has takes press no more that have not been asked for lately, or not been refused.
+func (e *entry) calm(now int64) bool {
+	if now-e.seen > 2*sliceLength(e.takes) || now-e.denied > leaseLength(e.takes) {
+		e.pressing = false
+	}
+	return !e.pressing
 }
 
 // aheadOf asks for a lease of an entry's takes.

@@ -9,6 +9,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/weir-dev/weir/sidecar/ruleset"
 	"github.com/weir-dev/weir/test/redistest"
 )
 
@@ -123,8 +124,8 @@ func TestAheadIsForWhoPresses(t *testing.T) {
 	}
 }
 
-// A lease ahead is of all that remains, at most; an exact log has none; and one that is
-// asked for again, since its answer was lost, is granted once.
+// A lease ahead is of half of what remains, at most; an exact log has none; and one that
+// is asked for again, since its answer was lost, is granted once.
 func TestLeaseAhead(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
@@ -148,9 +149,10 @@ func TestLeaseAhead(t *testing.T) {
 	for _, step := range []struct {
 		id    [idBytes]byte
 		takes int64 // 0: refused
-	}{{id, 17}, {id, 17}, {newID(), 0}} {
-		if c := lease(perMinute("u", 200), step.id); c.admitted() != (step.takes > 0) || c.admitted() && c.reply[1] != step.takes || c.reply[2] != 0 {
-			t.Errorf("of 17 that remain: %v, want a lease of %d", c.reply, step.takes)
+		left  int64
+	}{{id, 9, 8}, {id, 9, 8}, {newID(), 4, 4}, {newID(), 2, 2}, {newID(), 1, 1}, {newID(), 1, 0}, {newID(), 0, 0}} {
+		if c := lease(perMinute("u", 200), step.id); c.admitted() != (step.takes > 0) || c.admitted() && c.reply[1] != step.takes || c.reply[2] != step.left {
+			t.Errorf("of 17 that remain: %v, want a lease of %d, and %d left", c.reply, step.takes, step.left)
 		}
 	}
 	if n := units(t, server.Client(), mustQuotas(t, []Take{all})[0].key); n != 200 {
@@ -218,5 +220,132 @@ func TestLastIsKnown(t *testing.T) {
 	f.now++
 	if late := mustTake(t, f.limiters[0], take); !late.Admitted {
 		t.Errorf("at Retry-After: %+v, want admitted", late)
+	}
+}
+
+// A lease that held all there was and was not used up is given back: its caller is
+// refused no longer.
+func TestLastOfALeaseIsGivenBack(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, redistest.Start(t).URL(), 1)
+	one, two, many := perMinute("u", 200), perMinute("u", 200), perMinute("u", 200)
+	two.Cost, many.Cost = 2, 198
+	mustTake(t, f.limiters[0], two)
+	f.now += 10_000_000
+	mustTake(t, f.limiters[0], many)
+	f.now += 48_000_000
+	f.refuse(t, true, one)
+	if d := mustTake(t, f.limiters[0], one); !d.Admitted || d.Quotas[0].Remaining != 0 {
+		t.Fatalf("%+v, want one of two admitted, and the other leased", d)
+	}
+	f.now += 400_000
+	if d := mustTake(t, f.limiters[0], one); !d.Admitted {
+		t.Errorf("when the lease is over: %+v, want its unit", d)
+	}
+}
+
+// A lease that is short for one of its limits only is an eighth of what remains.
+func TestLeaseOfUnevenWindows(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, redistest.Start(t).URL(), 1)
+	take := perMinute("u", 0)
+	take.Limits = []ruleset.Limit{{Requests: 2000, WindowMillis: 1000}, {Requests: 500, WindowMillis: 3_600_000}}
+	c := &command{
+		verb: verbTake, id: newID(), quotas: mustQuotas(t, []Take{take}), want: 1000, length: 166_000_000, deadline: time.Now().Add(patience),
+	}
+	if err := f.limiters[0].backend.batch.call([]*command{c}); err != nil || c.reply[1] != 499/8 {
+		t.Errorf("%v, %v, want a lease of an eighth of 499", c.reply, err)
+	}
+}
+
+// However many sidecars have leases of a caller, all are given back.
+func TestManyLeasesAreGivenBack(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	f := newFleet(t, server.URL(), 1)
+	quotas := mustQuotas(t, []Take{perMinute("u", 10_000)})
+	call := func(c *command) {
+		c.quotas, c.length, c.deadline = quotas, 300_000_000, time.Now().Add(patience)
+		if err := f.limiters[0].backend.batch.call([]*command{c}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ids := make([][idBytes]byte, 1000)
+	for i := range ids {
+		ids[i] = newID()
+		call(&command{verb: verbLease, id: ids[i], want: 5})
+	}
+	if n := units(t, server.Client(), quotas[0].key); n != 5000 {
+		t.Fatalf("%d units are leased, want 5000", n)
+	}
+	for _, id := range ids {
+		call(&command{verb: verbSettle, id: id})
+	}
+	if n := units(t, server.Client(), quotas[0].key); n != 0 {
+		t.Errorf("%d units of leases that nobody used are held", n)
+	}
+}
+
+// Callers press by their refusals, whatever else they were answered; so many at most are
+// known, each once; and one call brings along leases of so many logs at most.
+func TestPressingIsBounded(t *testing.T) {
+	t.Parallel()
+	now := int64(1)
+	m := newMemory(onClock(&now), nil)
+	m.pressing.hashes = map[uint64]struct{}{}
+	entryOf := func(identity, limits int64) (*entry, uint64) {
+		take := perMinute(fmt.Sprint(identity), 0)
+		take.Limits = nil
+		for n := range limits {
+			take.Limits = append(take.Limits, ruleset.Limit{Requests: 200, WindowMillis: 60_000 * (n + 1)})
+		}
+		hash := m.hash([]Take{take})
+		s := &m.shards[hash%shardCount]
+		e := s.remember(hash, []Take{take}, now)
+		e.until = 10
+		return e, hash
+	}
+	e, _ := entryOf(0, 1)
+	e.lease = &lease{end: 1e9, length: 1e9, left: 5}
+	for n := range 7 {
+		if m.answer(e.takes, nil); e.pressing != (n == 6) {
+			t.Errorf("after a lease of 5, and %d refusals: pressing %v", max(n-4, 0), e.pressing)
+		}
+	}
+	e.lease = nil
+	for i := range int64(2 * maxPressing) {
+		e, hash := entryOf(i, 3) // the first is one that is edited
+		m.deny(e, hash, now)
+		m.deny(e, hash, now)
+	}
+	if n := len(m.pressing.hashes); n != maxPressing {
+		t.Errorf("%d press, want %d", n, maxPressing)
+	}
+	now = 20
+	if n := len(m.ahead(maxAhead)); n != maxAhead/3 {
+		t.Errorf("%d leases of three logs, want %d", n, maxAhead/3)
+	}
+	if m.pressing.due.Load() > now {
+		t.Error("the others are not due")
+	}
+	now += maxLeaseLength.Nanoseconds() + 1
+	m.ahead(maxAhead)
+	if n := len(m.pressing.hashes); n != 0 {
+		t.Errorf("%d press that are not asked for any more", n)
+	}
+}
+
+// On a cluster, where no call serves several callers, nobody presses.
+func TestNobodyPressesACluster(t *testing.T) {
+	t.Parallel()
+	f := newFleet(t, redistest.StartCluster(t).URL(), 1)
+	all, one := perMinute("u", 200), perMinute("u", 200)
+	all.Cost = 200
+	mustTake(t, f.limiters[0], all)
+	for range 10 {
+		mustTake(t, f.limiters[0], one)
+	}
+	if f.limiters[0].backend.memory.entryOf(one).pressing {
+		t.Error("it presses, and nobody will look")
 	}
 }

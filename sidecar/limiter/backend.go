@@ -46,6 +46,7 @@ func newBackend(store ruleset.Store, clock func() int64, ledger *ledger, audit *
 		b.breakers = make([]breaker, clusterParts)
 	} else {
 		b.batch = b.alone()
+		b.memory.pressing.hashes = map[uint64]struct{}{}
 	}
 	b.ctx, b.stop = context.WithCancel(context.Background())
 	return b, nil

@@ -70,8 +70,9 @@ type entry struct {
 	leased  bool
 	refused uint8
 	// pressing: it is asked for on and on though it was refused. asked is how often since Redis was
-	// heard, and denied when it was refused last, both by this process alone.
+	// heard, of which so many were refused, and denied when it was refused last, all by this process alone.
 	pressing bool
+	denials  uint16
 	asked    uint32
 	denied   int64
 	// states of the quotas at a time; refused until another.
@@ -167,7 +168,7 @@ func (m *memory) answer(takes []Take, quotas []Quota) (decision Decision, decide
 		decision.Admitted = true
 		decision.Quotas = e.quotasAt(quotas[:0], now, true)
 		m.recorder.leased(e, decision.Quotas, now)
-	case now < e.until:
+	case now < e.until && (e.lease == nil || e.lease.left == 0):
 		m.deny(e, hash, now)
 		decision.Quotas = e.quotasAt(quotas[:0], now, false)
 		decision.RetryAfter = retryAfter(decision.Quotas)
@@ -286,6 +287,9 @@ func (m *memory) end(e *entry, now int64) *command {
 		times := min(max(l.length/max(now-l.begin, 1), 2), maxLeaseGrowth)
 		e.want = min(times*used, maxLeaseTakes)
 	}
+	if l.left > 0 { // what is given back may be taken again
+		e.until = 0
+	}
 	e.lease = nil
 	quotas, err := quotasOf(nil, e.takes)
 	if err != nil {
@@ -352,7 +356,7 @@ func (m *memory) learn(takes []Take, r request, c *command, d Decision) {
 		}
 	}
 	if e.pressing {
-		m.pressing.sooner(e.needs(now))
+		m.pressing.sooner(e.needs())
 	}
 }
 
@@ -372,7 +376,7 @@ func (e *entry) hear(asked, now int64, d Decision, leased bool) {
 	case e.until > 0 && asked >= e.until: // others were asked for along with the one before
 		e.refused = min(e.refused+1, doubled)
 	}
-	e.at, e.until, e.leased, e.asked = now, 0, leased, 0
+	e.at, e.until, e.leased, e.asked, e.denials = now, 0, leased, 0, 0
 	switch {
 	case d.Admitted:
 		if last := e.last(); last > 0 {

@@ -24,7 +24,7 @@
 -- milliseconds (5) and cost (4).
 --   t take    the numbers are how many more such takes are wanted for a lease, and
 --             its length in microseconds. A length alone: 'give' may follow.
---   l lease   the same, of at least one: nothing is taken but the lease.
+--   l lease   the same, but nothing is taken beside the lease.
 --   p peek    0 0
 --   g give    0 and the take's length: takes back what the take of that id took
 --   s settle  the numbers are the pairs that follow at once, and the lease's
@@ -154,11 +154,10 @@ end
 
 local function seldom(now, write, pack, unpack)
   local call, sub, ceil, floor = redis.call, string.sub, math.ceil, math.floor
-  local SHARE = 8 -- a lease that is longer than a slice is at most such a part of what remains
+  local SHARE = 8 -- a lease is at most such a part of what remains, or the half if it is no longer than a slice
   local MOST = 512 -- units of an exact log, where they are noted
   local COUNTED = 4294967295 -- units of a sliced log, far above any limit
-  local NOTES = 1024 -- ids of notes of a log: of more, all are forgotten
-  local OPEN = 64 -- leases of a log: of more, all are forgotten, and leave with their window
+  local OPEN = 1024 -- leases of a log, or notes: of more, all are forgotten, and leave with their window
   local KNOWN = 21000 -- milliseconds for which a lease or a note is known: twice the longest lease, and one
   local FORGOTTEN = 'forgotten' -- says in a hash of leases that there were more
   local others = {}
@@ -288,8 +287,8 @@ local function seldom(now, write, pack, unpack)
 
   -- know keeps when the command of a key was granted, when its lease ends, the takes
   -- of that and their cost.
-  local function know(key, most, length, takes)
-    if call('HLEN', key.leases) > most then
+  local function know(key, length, takes)
+    if call('HLEN', key.leases) > OPEN then
       delete(key.leases)
       call('HSET', key.leases, FORGOTTEN, '')
     end
@@ -324,15 +323,19 @@ local function seldom(now, write, pack, unpack)
     return pack('>c1I7', 'w', base) .. table.concat(parts) .. pack('>BI2I4I7', 0, 0, key.count, key.time)
   end
 
-  -- leased says how many takes there may be in a lease, beside one: none near a limit,
-  -- unless the lease is as short as a slice, nor where an exact log must hold them.
-  function others.leased(keys, wanted, length)
+  -- leased says how many takes there may be in a lease, beside the first: none near a limit,
+  -- unless it is as short as a slice, nor where an exact log must hold them.
+  function others.leased(keys, first, wanted, length)
+    local short = true
     for _, key in ipairs(keys) do
       if not key.slice or key.limit <= EXACT or key.window < 5 * length then
         return 0
       end
-      local remain = floor((key.limit - key.count - key.cost) / key.cost)
-      wanted = math.min(wanted, length <= key.slice and remain or floor(remain / SHARE))
+      short = short and length <= key.slice
+    end
+    for _, key in ipairs(keys) do
+      local remain = floor((key.limit - key.count) / key.cost) - first
+      wanted = math.min(wanted, short and ceil(remain / 2) or floor(remain / SHARE))
     end
     return math.max(0, wanted)
   end
@@ -348,7 +351,7 @@ local function seldom(now, write, pack, unpack)
     end
     save(key)
     if takes > 0 or gives then
-      know(key, OPEN, length, takes)
+      know(key, length, takes)
     end
   end
 
@@ -412,7 +415,7 @@ local function seldom(now, write, pack, unpack)
     else
       save(key)
     end
-    know(key, NOTES, 0, 0)
+    know(key, 0, 0)
   end
 
   -- reset empties a log but for what open leases hold; where some are not known,
@@ -574,7 +577,7 @@ while at <= #text do
       before, takes = others.granted(keys[1])
     end
     if taking and fits and not before then
-      takes = wanted > 0 and not longest and others.leased(keys, wanted - 1 + first, length) + 1 - first or 0
+      takes = wanted > 0 and not longest and others.leased(keys, first, wanted, length) or 0
       local gives = length > 0 and wanted == 0
       for n = 1, #keys do
         local key = keys[n]
