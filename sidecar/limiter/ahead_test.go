@@ -223,24 +223,31 @@ func TestLastIsKnown(t *testing.T) {
 	}
 }
 
-// A lease that held all there was and was not used up is given back: its caller is
-// refused no longer.
+// A lease that held all there was and was not used up is given back, by its caller's next
+// request or a sweep before that: its caller is refused no longer.
 func TestLastOfALeaseIsGivenBack(t *testing.T) {
 	t.Parallel()
-	f := newFleet(t, redistest.Start(t).URL(), 1)
-	one, two, many := perMinute("u", 200), perMinute("u", 200), perMinute("u", 200)
-	two.Cost, many.Cost = 2, 198
-	mustTake(t, f.limiters[0], two)
-	f.now += 10_000_000
-	mustTake(t, f.limiters[0], many)
-	f.now += 48_000_000
-	f.refuse(t, true, one)
-	if d := mustTake(t, f.limiters[0], one); !d.Admitted || d.Quotas[0].Remaining != 0 {
-		t.Fatalf("%+v, want one of two admitted, and the other leased", d)
-	}
-	f.now += 400_000
-	if d := mustTake(t, f.limiters[0], one); !d.Admitted {
-		t.Errorf("when the lease is over: %+v, want its unit", d)
+	server := redistest.Start(t)
+	for _, swept := range []bool{false, true} {
+		f := newFleet(t, server.URL(), 1)
+		one := perMinute(fmt.Sprint(swept), 200)
+		two, many := one, one
+		two.Cost, many.Cost = 2, 198
+		mustTake(t, f.limiters[0], two)
+		f.now += 10_000_000
+		mustTake(t, f.limiters[0], many)
+		f.now += 48_000_000
+		f.refuse(t, true, one)
+		if d := mustTake(t, f.limiters[0], one); !d.Admitted || d.Quotas[0].Remaining != 0 {
+			t.Fatalf("%+v, want one of two admitted, and the other leased", d)
+		}
+		f.now += 400_000
+		if swept {
+			f.settle(0)
+		}
+		if d := mustTake(t, f.limiters[0], one); !d.Admitted {
+			t.Errorf("when the lease is over, swept %v: %+v, want its unit", swept, d)
+		}
 	}
 }
 

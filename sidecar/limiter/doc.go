@@ -23,8 +23,8 @@
 //     It is negative if and only if some cost exceeds its n.
 //   - Once. A take that is sent again because its reply was lost counts once.
 //   - Bounded memory. A quota holds at most 160 entries of 19 bytes, or 1,600 bytes
-//     (Redis allots up to twice that) and some 40 for each open lease; and nothing
-//     soon after its window has passed without an admission.
+//     (Redis allots up to twice that) and some 40 to 90 for each open lease, 1,024 at
+//     most; and nothing soon after its window has passed without an admission.
 //   - Bounded time. Take and Remaining return within the store's timeout (and
 //     10 ms for the scheduler), whatever Redis and the network do.
 //
