@@ -17,6 +17,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/util/retry"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -188,12 +189,15 @@ func grantsOf(policy *v1alpha1.RateLimitPolicy, now time.Time) Grants {
 	return found
 }
 
+// patience with the cache: 1.2 s in all.
+var patience = wait.Backoff{Steps: 6, Duration: 10 * time.Millisecond, Factor: 3, Jitter: 0.1}
+
 // edit changes a policy's status as it is now, and leaves the new one in policy.
 func (s *Server) edit(ctx context.Context, policy *v1alpha1.RateLimitPolicy, change func(*v1alpha1.RateLimitPolicyStatus) error) error {
 	uid := policy.UID
-	err := retry.OnError(retry.DefaultBackoff, apierrors.IsConflict, func() error {
-		// What the cache has may be older than what the conflict was about: then
-		// there is another.
+	err := retry.OnError(patience, apierrors.IsConflict, func() error {
+		// What the cache has may be older than what is: then there is a conflict, also
+		// where nothing is to be changed.
 		if err := s.options.Client.Get(ctx, client.ObjectKeyFromObject(policy), policy); err != nil {
 			return err
 		}
@@ -201,10 +205,12 @@ func (s *Server) edit(ctx context.Context, policy *v1alpha1.RateLimitPolicy, cha
 			return problem(http.StatusConflict, "The policy was made anew meanwhile.")
 		}
 		before := policy.DeepCopy()
-		if err := change(&policy.Status); err != nil {
-			return err
+		refused := change(&policy.Status)
+		if refused != nil {
+			before.DeepCopyInto(policy)
 		}
-		return s.options.Client.Status().Patch(ctx, policy, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{}))
+		err := s.options.Client.Status().Patch(ctx, policy, client.MergeFromWithOptions(before, client.MergeFromWithOptimisticLock{}))
+		return cmp.Or(err, refused)
 	})
 	switch {
 	case apierrors.IsNotFound(err):
