@@ -71,7 +71,7 @@ func (p *pressing) sooner(at int64) {
 }
 
 // deny notes that this process has refused takes of an entry by itself. When it does
-// so again they press: who heeds Retry-After comes back once.
+// so again they press: a lone client that heeds Retry-After comes back once.
 func (m *memory) deny(e *entry, hash uint64, now int64) {
 	e.denied = now
 	e.asked++

@@ -24,7 +24,7 @@
 -- milliseconds (5) and cost (4).
 --   t take    the numbers are how many more such takes are wanted for a lease, and
 --             its length in microseconds. A length alone: 'give' may follow.
---   l lease   the same, but nothing is taken beside the lease.
+--   l lease   the same, but nothing is taken beside the lease. For logs that can have one.
 --   p peek    0 0
 --   g give    0 and the take's length: takes back what the take of that id took
 --   s settle  the numbers are the pairs that follow at once, and the lease's
